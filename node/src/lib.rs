@@ -1,0 +1,4 @@
+//! Kanpachi on every machine: the I/O shells of the node and its command line. The protocol itself is in
+//! `kanpachi-proto`.
+
+pub mod platform;

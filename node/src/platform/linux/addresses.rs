@@ -1,0 +1,243 @@
+//! The machine's own addresses: candidates for the tunnels' paths, and what counts as the same LAN.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::netlink::{Netlink, system};
+use crate::platform::{AddressWatch, Exclude, LocalAddress, PlatformError, Prefix};
+
+/// Notifications come in bursts (a link goes up, then its addresses appear): wait this long for the rest of one.
+const SETTLE: Duration = Duration::from_millis(200);
+/// A burst that does not end is looked at anyway.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+/// A notification that the kernel dropped delays us by at most this.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// What changes the list.
+const GROUPS: [MulticastGroup; 3] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+];
+
+/// Lists the addresses that other machines could reach us at.
+pub(super) async fn list(
+    netlink: &Netlink,
+    exclude: &Exclude,
+) -> Result<Vec<LocalAddress>, PlatformError> {
+    let up: HashMap<u32, String> = netlink.links().await?.iter().filter_map(running).collect();
+    let mut found: Vec<LocalAddress> = netlink
+        .addresses()
+        .await?
+        .iter()
+        .filter_map(|message| usable(message, &up, exclude))
+        .collect();
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// Lists once and keeps the list current in a task of its own.
+pub(super) async fn watch(exclude: Exclude) -> Result<AddressWatch, PlatformError> {
+    // Listening starts before the first listing, so no change falls between the two.
+    let (connection, _handle, events) = rtnetlink::new_multicast_connection(&GROUPS)
+        .map_err(|source| system("listen for address changes", source))?;
+    let connection = tokio::spawn(connection);
+    let netlink = Netlink::open()?;
+    let first: Arc<[LocalAddress]> = list(&netlink, &exclude).await?.into();
+    let (sender, receiver) = watch::channel(first);
+    let task = tokio::spawn(async move {
+        let _connection = AbortOnDrop(connection);
+        keep_current(&netlink, &exclude, events.map(|_event| ()), &sender).await;
+    });
+    Ok(AddressWatch { receiver, task })
+}
+
+async fn keep_current(
+    netlink: &Netlink,
+    exclude: &Exclude,
+    events: impl futures::Stream<Item = ()>,
+    sender: &watch::Sender<Arc<[LocalAddress]>>,
+) {
+    let mut events = std::pin::pin!(events.fuse());
+    loop {
+        tokio::select! {
+            Some(()) = events.next() => {
+                let limit = Instant::now() + SETTLE_LIMIT;
+                while Instant::now() < limit
+                    && matches!(tokio::time::timeout(SETTLE, events.next()).await, Ok(Some(())))
+                {}
+            }
+            () = tokio::time::sleep(REFRESH) => {}
+        }
+        match list(netlink, exclude).await {
+            Ok(now) => {
+                sender.send_if_modified(|held| {
+                    let changed = **held != *now;
+                    if changed {
+                        *held = now.into();
+                    }
+                    changed
+                });
+            }
+            // The last known list stands until the kernel answers again.
+            Err(error) => tracing::warn!(%error, "own addresses not listed"),
+        }
+        if sender.is_closed() {
+            return;
+        }
+    }
+}
+
+/// Index and name of an interface that is up, has a carrier and is not the loopback.
+fn running(link: &LinkMessage) -> Option<(u32, String)> {
+    let flags = link.header.flags;
+    if !flags.contains(LinkFlags::Up | LinkFlags::LowerUp) || flags.contains(LinkFlags::Loopback) {
+        return None;
+    }
+    link.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some((link.header.index, name.clone())),
+            _ => None,
+        })
+}
+
+fn usable(
+    message: &AddressMessage,
+    up: &HashMap<u32, String>,
+    exclude: &Exclude,
+) -> Option<LocalAddress> {
+    let interface = up.get(&message.header.index)?;
+    if !settled(message) {
+        return None;
+    }
+    let (mut local, mut range) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => local = Some(*address),
+            // On a point-to-point link this is the other end, which is then the range.
+            AddressAttribute::Address(address) => range = Some(*address),
+            _ => {}
+        }
+    }
+    let address = local.or(range)?;
+    let on_link = Prefix::new(range.unwrap_or(address), message.header.prefix_len)?;
+    if !reachable(address) || exclude.covers(interface, address) {
+        return None;
+    }
+    Some(LocalAddress {
+        address,
+        on_link,
+        interface: interface.clone(),
+        index: message.header.index,
+    })
+}
+
+/// Not while duplicate address detection runs or has failed, and not when the address is being phased out.
+fn settled(message: &AddressMessage) -> bool {
+    let unusable = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
+    let unusable_header = AddressHeaderFlags::Tentative
+        | AddressHeaderFlags::Dadfailed
+        | AddressHeaderFlags::Deprecated;
+    let flagged = message
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.intersects(unusable)));
+    !flagged && !message.header.flags.intersects(unusable_header)
+}
+
+/// IPv6 link-local addresses need an interface beside them, which a candidate does not carry.
+fn reachable(address: IpAddr) -> bool {
+    let link_local = |v6: Ipv6Addr| v6.segments()[0] & 0xffc0 == 0xfe80;
+    match address {
+        IpAddr::V4(v4) => !(v4.is_loopback() || v4.is_unspecified() || v4.is_multicast()),
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || link_local(v6))
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_no_other_machine_can_reach_are_left_out() {
+        for bad in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "::1",
+            "::",
+            "ff02::1",
+            "fe80::1",
+            "febf::1",
+        ] {
+            assert!(!reachable(bad.parse().unwrap()), "{bad}");
+        }
+        for good in [
+            "192.0.2.1",
+            "169.254.3.4",
+            "10.0.0.1",
+            "2001:db8::1",
+            "fd00::1",
+            "fec0::1",
+        ] {
+            assert!(reachable(good.parse().unwrap()), "{good}");
+        }
+    }
+
+    #[test]
+    fn an_unsettled_address_is_no_candidate() {
+        let up = HashMap::from([(3, "eth0".to_owned())]);
+        let mut message = AddressMessage::default();
+        message.header.index = 3;
+        message.header.prefix_len = 64;
+        message
+            .attributes
+            .push(AddressAttribute::Address("2001:db8::7".parse().unwrap()));
+        let found = usable(&message, &up, &Exclude::default()).unwrap();
+        assert_eq!(found.on_link.to_string(), "2001:db8::/64");
+        message
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Tentative));
+        assert_eq!(usable(&message, &up, &Exclude::default()), None);
+    }
+
+    #[test]
+    fn on_a_point_to_point_link_the_other_end_is_on_link() {
+        let up = HashMap::from([(4, "ppp0".to_owned())]);
+        let mut message = AddressMessage::default();
+        message.header.index = 4;
+        message.header.prefix_len = 32;
+        message
+            .attributes
+            .push(AddressAttribute::Address("192.0.2.9".parse().unwrap()));
+        message
+            .attributes
+            .push(AddressAttribute::Local("192.0.2.8".parse().unwrap()));
+        let found = usable(&message, &up, &Exclude::default()).unwrap();
+        assert_eq!(found.address, "192.0.2.8".parse::<IpAddr>().unwrap());
+        assert_eq!(found.on_link.to_string(), "192.0.2.9/32");
+    }
+}
