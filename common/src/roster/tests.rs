@@ -195,7 +195,8 @@ fn a_signature_for_one_purpose_is_none_for_another() {
     let head = head(&org, &roster(&org.manifest.org(), &[1]), 5);
     // The same bytes, signed under another tag.
     let sig = org.signer.sign("kanpachi/directory/v1", &[&head.payload]);
-    let forged = Signed::<Head> { sig, ..head };
+    let mut forged = head;
+    forged.sig = sig;
     assert!(Head::verify(&forged, &org.manifest).is_err());
 }
 
