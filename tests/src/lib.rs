@@ -1,1 +1,25 @@
-//! Skeleton.
+//! The lab: small networks of Linux network namespaces in which the real release binaries run.
+//!
+//! A test calls [`lab::run`], lays out hosts and routers with [`lab::Lab`], starts nodes with [`client::Node`], sends
+//! traffic with [`traffic`], watches the wire with [`capture`], and makes the network bad with [`loss`] and [`wire`].
+//! Nothing here sleeps to wait for an event: every wait is [`wait::eventually`], a condition with a limit.
+//!
+//! The lab needs `CAP_NET_ADMIN` and an openable `/dev/net/tun`. Without them a lab test fails with one line that says so.
+
+#![expect(
+    clippy::print_stderr,
+    reason = "the lab reports to whoever runs the tests"
+)]
+
+pub mod capture;
+pub mod client;
+pub mod lab;
+pub mod loss;
+pub mod netns;
+pub mod process;
+pub mod rng;
+pub mod shell;
+pub mod sweep;
+pub mod traffic;
+pub mod wait;
+pub mod wire;
