@@ -1,0 +1,449 @@
+//! The session with the coordinators: who is dialled when, the hello, pings, and coming back.
+//!
+//! Coordinators are dialled in parallel, staggered by 250 ms, as Happy Eyeballs (RFC 8305) does it for addresses.
+//! The first one that says [`Welcome`] and belongs to the organisation wins; the others are let go. A lost session
+//! is dialled again after a wait that doubles, with jitter, up to 8 s or what the coordinator asked for.
+
+mod session;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use kanpachi_common::{
+    NodeId, OrgId, UnixTime, Verified,
+    org::{Address, Directory, Manifest},
+    wire::{
+        control::{ClientMessage, Hello, PING_MS, Refused, Registration, ServerMessage},
+        frame::Frame,
+    },
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng as _, SeedableRng as _};
+
+/// Pause between two dials of one round.
+pub const STAGGER: Duration = Duration::from_millis(250);
+/// A dial or an unanswered hello is given up after this.
+pub const ATTEMPT: Duration = Duration::from_secs(6);
+/// Longest wait between two rounds, unless a coordinator asks for more.
+pub const MAX_BACKOFF: Duration = Duration::from_secs(8);
+/// Shortest wait between two rounds.
+const MIN_BACKOFF: Duration = Duration::from_millis(500);
+/// Longest wait that a coordinator may ask for.
+const MAX_ASKED: Duration = Duration::from_secs(300);
+const PING: Duration = Duration::from_millis(PING_MS);
+
+/// One dial and what became of it. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attempt(pub u64);
+
+/// What the shell is to do.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Dial this address and open the control stream; report with `handle_opened` or `handle_failed`.
+    Dial {
+        /// Names the attempt from here on.
+        attempt: Attempt,
+        /// Where.
+        address: Address,
+    },
+    /// Send a frame on the attempt's stream.
+    Send {
+        /// On which stream.
+        attempt: Attempt,
+        /// What.
+        frame: Frame,
+    },
+    /// Close the attempt's stream, or stop dialling.
+    Close(Attempt),
+}
+
+/// What the node should know.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Logged in. Keys and servers are verified; they are newer than or the same as those known.
+    Welcome(Box<Welcomed>),
+    /// A push, or the answer to the request of this id.
+    Message {
+        /// Request that it answers, or 0.
+        id: u64,
+        /// What it says.
+        message: ServerMessage,
+    },
+    /// The session is lost, or a round of dials went by without one.
+    Unreachable(Trouble),
+    /// A coordinator answered, and the answer is no. Dialling goes on: another one may know better.
+    Refused {
+        /// Where.
+        address: Address,
+        /// Its words.
+        refused: Refused,
+    },
+}
+
+/// A coordinator took the node in.
+#[derive(Clone, Debug)]
+pub struct Welcomed {
+    /// Where it was reached.
+    pub address: Address,
+    /// Which one it is.
+    pub server: NodeId,
+    /// Keys.
+    pub manifest: Verified<Manifest>,
+    /// Servers.
+    pub directory: Verified<Directory>,
+    /// The node, if it is registered.
+    pub registration: Option<Registration>,
+    /// The coordinator's clock.
+    pub time: UnixTime,
+}
+
+/// Why there is no session.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// Nobody answered.
+    #[error("{address} does not answer: {reason}")]
+    NoAnswer {
+        /// Where.
+        address: Address,
+        /// What the transport said.
+        reason: String,
+    },
+    /// Three pings went unanswered.
+    #[error("{0} stopped answering")]
+    Silent(Address),
+    /// The stream ended.
+    #[error("{0} closed the connection")]
+    Closed(Address),
+    /// Another organisation lives there now.
+    #[error(
+        "another organisation answers at {0}, not the one this machine belongs to; the coordinator was probably set up anew, and its invites are for the new one"
+    )]
+    OtherOrganisation(Address),
+    /// Somebody who can show the organisation's papers but is not among its coordinators.
+    #[error("{0} is no coordinator of this organisation")]
+    NotACoordinator(Address),
+    /// It says things that make no sense.
+    #[error("{address} does not speak the protocol: {reason}")]
+    Protocol {
+        /// Where.
+        address: Address,
+        /// What was wrong.
+        reason: String,
+    },
+    /// There is no address to dial.
+    #[error("no address of a coordinator is known")]
+    NoAddress,
+}
+
+/// As in the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Logged in.
+    Connected {
+        /// Where.
+        address: Address,
+        /// Which one.
+        server: NodeId,
+        /// Since when.
+        since: Instant,
+    },
+    /// The first round of dials is under way.
+    Connecting,
+    /// Nobody answers.
+    Unreachable {
+        /// Since when.
+        since: Instant,
+        /// Why.
+        trouble: Trouble,
+    },
+}
+
+#[derive(Debug)]
+struct Dialling {
+    address: Address,
+    deadline: Instant,
+    server: Option<NodeId>,
+}
+
+#[derive(Debug)]
+struct Live {
+    attempt: Attempt,
+    address: Address,
+    server: NodeId,
+    since: Instant,
+    next_ping: Instant,
+    unanswered: u32,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Dials go out one by one; the queue holds what is left of the round.
+    Round {
+        left: VecDeque<Address>,
+        next_dial: Instant,
+    },
+    Waiting {
+        until: Instant,
+    },
+    Live(Live),
+}
+
+/// The session with the coordinators.
+#[derive(Debug)]
+pub struct Login {
+    org: OrgId,
+    manifest: Option<Verified<Manifest>>,
+    addresses: Vec<Address>,
+    hello: Hello,
+    phase: Phase,
+    attempts: BTreeMap<Attempt, Dialling>,
+    next_attempt: u64,
+    next_request: u64,
+    backoff: Duration,
+    asked_wait: Duration,
+    unreachable: Option<(Instant, Trouble)>,
+    last_trouble: Option<Trouble>,
+    actions: VecDeque<Action>,
+    events: VecDeque<Event>,
+    rng: ChaCha20Rng,
+}
+
+impl Login {
+    /// Starts to dial. `hello` is what the first coordinator that answers is told.
+    #[must_use]
+    pub fn new(
+        org: OrgId,
+        manifest: Option<Verified<Manifest>>,
+        addresses: Vec<Address>,
+        hello: Hello,
+        seed: [u8; 32],
+        now: Instant,
+    ) -> Self {
+        let mut this = Self {
+            org,
+            manifest,
+            addresses,
+            hello,
+            phase: Phase::Waiting { until: now },
+            attempts: BTreeMap::new(),
+            next_attempt: 1,
+            next_request: 1,
+            backoff: MIN_BACKOFF,
+            asked_wait: Duration::ZERO,
+            unreachable: None,
+            last_trouble: None,
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+            rng: ChaCha20Rng::from_seed(seed),
+        };
+        this.handle_timeout(now);
+        this
+    }
+
+    /// Where the coordinators are, best first. Counts from the next round on.
+    pub fn set_addresses(&mut self, addresses: Vec<Address>) {
+        self.addresses = addresses;
+    }
+
+    /// What the next coordinator is told.
+    pub fn set_hello(&mut self, hello: Hello) {
+        self.hello = hello;
+    }
+
+    /// Something changed that makes a new try worth while at once: the network came back, or an address.
+    pub fn handle_network_change(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Waiting { .. }) {
+            self.backoff = MIN_BACKOFF;
+            self.start_round(now);
+        }
+    }
+
+    /// Sends a request; `None` when there is no session. The answer is an [`Event::Message`] with this id.
+    pub fn request(&mut self, message: &ClientMessage) -> Option<u64> {
+        let Phase::Live(live) = &self.phase else {
+            return None;
+        };
+        let id = self.next_request;
+        self.next_request += 1;
+        self.actions.push_back(Action::Send {
+            attempt: live.attempt,
+            frame: message.frame(id),
+        });
+        Some(id)
+    }
+
+    /// As in the status.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match (&self.phase, &self.unreachable) {
+            (Phase::Live(live), _) => State::Connected {
+                address: live.address.clone(),
+                server: live.server,
+                since: live.since,
+            },
+            (_, Some((since, trouble))) => State::Unreachable {
+                since: *since,
+                trouble: trouble.clone(),
+            },
+            (_, None) => State::Connecting,
+        }
+    }
+
+    /// The stream of an attempt is open, to this server.
+    pub fn handle_opened(&mut self, attempt: Attempt, server: NodeId, now: Instant) {
+        let Some(dialling) = self.attempts.get_mut(&attempt) else {
+            self.actions.push_back(Action::Close(attempt));
+            return;
+        };
+        dialling.server = Some(server);
+        dialling.deadline = now + ATTEMPT;
+        let frame = ClientMessage::Hello(self.hello.clone()).frame(0);
+        self.actions.push_back(Action::Send { attempt, frame });
+    }
+
+    /// A dial failed, or a stream ended.
+    pub fn handle_failed(&mut self, attempt: Attempt, reason: String, now: Instant) {
+        if let Phase::Live(live) = &self.phase
+            && live.attempt == attempt
+        {
+            let trouble = Trouble::Closed(live.address.clone());
+            self.lose(trouble, now);
+        } else if let Some(dialling) = self.attempts.remove(&attempt) {
+            self.give_up(
+                Trouble::NoAnswer {
+                    address: dialling.address,
+                    reason,
+                },
+                now,
+            );
+        }
+    }
+
+    /// Time passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let late: Vec<Attempt> = self
+            .attempts
+            .iter()
+            .filter(|(_, d)| d.deadline <= now)
+            .map(|(a, _)| *a)
+            .collect();
+        for attempt in late {
+            self.actions.push_back(Action::Close(attempt));
+            if let Some(dialling) = self.attempts.remove(&attempt) {
+                self.give_up(
+                    Trouble::NoAnswer {
+                        address: dialling.address,
+                        reason: "timed out".into(),
+                    },
+                    now,
+                );
+            }
+        }
+        match &mut self.phase {
+            Phase::Waiting { until } if *until <= now => self.start_round(now),
+            Phase::Round { .. } => self.continue_round(now),
+            Phase::Live(live) if live.next_ping <= now => self.ping(now),
+            Phase::Waiting { .. } | Phase::Live(_) => {}
+        }
+    }
+
+    /// When [`Login::handle_timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Instant {
+        let deadline = self.attempts.values().map(|d| d.deadline).min();
+        let phase = match &self.phase {
+            Phase::Waiting { until } => Some(*until),
+            Phase::Round { left, next_dial } => (!left.is_empty()).then_some(*next_dial),
+            Phase::Live(live) => Some(live.next_ping),
+        };
+        // A round always has an attempt under way or one to come, so there is always a time.
+        [deadline, phase]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(match &self.phase {
+                Phase::Round { next_dial, .. } => *next_dial,
+                Phase::Waiting { until } => *until,
+                Phase::Live(live) => live.next_ping,
+            })
+    }
+
+    /// What the shell is to do next.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// What the node should know next.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn start_round(&mut self, now: Instant) {
+        self.phase = Phase::Round {
+            left: self.addresses.iter().cloned().collect(),
+            next_dial: now,
+        };
+        if self.addresses.is_empty() {
+            self.end_round(Trouble::NoAddress, now);
+        } else {
+            self.continue_round(now);
+        }
+    }
+
+    fn continue_round(&mut self, now: Instant) {
+        let Phase::Round { left, next_dial } = &mut self.phase else {
+            return;
+        };
+        if *next_dial > now {
+            return;
+        }
+        if let Some(address) = left.pop_front() {
+            *next_dial = now + STAGGER;
+            let attempt = Attempt(self.next_attempt);
+            self.next_attempt += 1;
+            self.attempts.insert(
+                attempt,
+                Dialling {
+                    address: address.clone(),
+                    deadline: now + ATTEMPT,
+                    server: None,
+                },
+            );
+            self.actions.push_back(Action::Dial { attempt, address });
+        } else if self.attempts.is_empty() {
+            let trouble = self.last_trouble.take().unwrap_or(Trouble::NoAddress);
+            self.end_round(trouble, now);
+        }
+    }
+
+    /// An attempt came to nothing. The next one goes out at once; when it was the last, the round is over.
+    fn give_up(&mut self, trouble: Trouble, now: Instant) {
+        // What a server that answered says outweighs the silence of another.
+        if self.last_trouble.is_none() || !matches!(trouble, Trouble::NoAnswer { .. }) {
+            self.last_trouble = Some(trouble);
+        }
+        if let Phase::Round { next_dial, .. } = &mut self.phase {
+            *next_dial = now;
+            self.continue_round(now);
+        }
+    }
+
+    fn end_round(&mut self, trouble: Trouble, now: Instant) {
+        let since = self.unreachable.as_ref().map_or(now, |(since, _)| *since);
+        self.unreachable = Some((since, trouble.clone()));
+        self.events.push_back(Event::Unreachable(trouble));
+        self.wait(now);
+    }
+
+    fn wait(&mut self, now: Instant) {
+        let jitter = self.rng.next_u32() % 1000;
+        let wait = self.backoff / 2 + self.backoff * jitter / 2000;
+        self.phase = Phase::Waiting {
+            until: now + wait.max(self.asked_wait),
+        };
+        self.asked_wait = Duration::ZERO;
+        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
+    }
+}

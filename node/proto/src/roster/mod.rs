@@ -1,0 +1,269 @@
+//! What this node knows of its organisation: keys, servers, and one roster per network.
+//!
+//! Everything signed comes in through a `check_*` method that changes nothing and returns an [`Update`]; the
+//! shell writes the update to disk, and only then gives it to [`Rosters::commit`]. So what is acted on is always
+//! on disk, and a crash between the two loses nothing but time.
+
+mod check;
+mod peers;
+mod update;
+
+use std::collections::BTreeMap;
+
+use kanpachi_common::{
+    Hash, NetworkId, NodeId, OrgId, Signed, UnixTime, Verified,
+    org::{Directory, Manifest},
+    roster::{Freshness, Head, Page, Position, Roster, VerifiedRoster},
+    secret::NetworkSecret,
+    wire::control::Held,
+};
+
+pub use check::Refusal;
+pub use peers::{Peer, PeerNetwork};
+pub use update::Update;
+
+/// Rosters of which pages are being collected at once, at the most.
+const MAX_PARTIAL: usize = 8;
+
+/// The state of one network.
+#[derive(Debug, Default)]
+struct Slot {
+    /// The highest head seen, with its root: nothing lower is ever believed again.
+    seen: Option<(Position, Hash)>,
+    /// The newest roster that is here in full.
+    held: Option<VerifiedRoster>,
+    /// Two roots were signed for one epoch: nobody new is let in until a new generation.
+    equivocation: bool,
+    /// Current and previous secret.
+    secrets: Vec<NetworkSecret>,
+}
+
+/// Counts of what was refused, by name as in the status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Older than what was seen.
+    pub roster_stale: u64,
+    /// Signature, signer or encoding wrong.
+    pub roster_bad_signature: u64,
+    /// Body and head do not fit.
+    pub roster_mismatch: u64,
+    /// Same epoch, other root.
+    pub roster_equivocation: u64,
+    /// A proof that was not its bearer's, or not under a trusted head.
+    pub proof_refused: u64,
+}
+
+/// Keys, servers and rosters of one organisation, as one node holds them.
+#[derive(Debug)]
+pub struct Rosters {
+    org: OrgId,
+    me: NodeId,
+    manifest: Option<Verified<Manifest>>,
+    directory: Option<Verified<Directory>>,
+    networks: BTreeMap<NetworkId, Slot>,
+    floors: BTreeMap<NetworkId, Position>,
+    serials: BTreeMap<NodeId, u64>,
+    partial: BTreeMap<NetworkId, Vec<Page>>,
+    newest_issued: UnixTime,
+    counters: Counters,
+}
+
+/// What was on disk.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// Keys.
+    pub manifest: Option<Signed<Manifest>>,
+    /// Servers.
+    pub directory: Option<Signed<Directory>>,
+    /// Highest heads seen.
+    pub seen: Vec<(NetworkId, Position, Hash)>,
+    /// Rosters held.
+    pub held: Vec<(Signed<Head>, Roster)>,
+    /// Floors that invites set.
+    pub floors: Vec<(NetworkId, Position)>,
+    /// Highest serial of each node's tunnel key.
+    pub serials: Vec<(NodeId, u64)>,
+    /// Secrets of networks, newest first.
+    pub secrets: Vec<(NetworkId, NetworkSecret)>,
+}
+
+impl Rosters {
+    /// Nothing known yet but whom to believe.
+    #[must_use]
+    pub fn new(org: OrgId, me: NodeId) -> Self {
+        Self {
+            org,
+            me,
+            manifest: None,
+            directory: None,
+            networks: BTreeMap::new(),
+            floors: BTreeMap::new(),
+            serials: BTreeMap::new(),
+            partial: BTreeMap::new(),
+            newest_issued: UnixTime(0),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes up what was on disk, and verifies all of it again: a disk can lie too.
+    ///
+    /// # Errors
+    /// The first thing that does not verify. The caller says so and stops; it does not go on with half of it.
+    pub fn load(org: OrgId, me: NodeId, stored: Stored) -> Result<Self, Refusal> {
+        let mut this = Self::new(org, me);
+        this.floors = stored.floors.into_iter().collect();
+        this.serials = stored.serials.into_iter().collect();
+        if let Some(manifest) = &stored.manifest {
+            let update = this.check_manifest(manifest)?;
+            this.commit(update);
+        }
+        if let Some(directory) = &stored.directory
+            && let Some(update) = this.check_directory(directory)?
+        {
+            this.commit(update);
+        }
+        // Rosters first: what was seen may be higher than what is held, and would refuse it.
+        for (head, roster) in stored.held {
+            if let Some(update) = this.check_roster(&head, roster)? {
+                this.commit(update);
+            }
+        }
+        for (network, position, root) in stored.seen {
+            let slot = this.networks.entry(network).or_default();
+            slot.seen = slot.seen.max(Some((position, root)));
+        }
+        for (network, secret) in stored.secrets {
+            this.networks
+                .entry(network)
+                .or_default()
+                .secrets
+                .push(secret);
+        }
+        this.counters = Counters::default();
+        Ok(this)
+    }
+
+    /// The organisation.
+    #[must_use]
+    pub const fn org(&self) -> OrgId {
+        self.org
+    }
+
+    /// Keys that count.
+    #[must_use]
+    pub const fn manifest(&self) -> Option<&Verified<Manifest>> {
+        self.manifest.as_ref()
+    }
+
+    /// Servers.
+    #[must_use]
+    pub const fn directory(&self) -> Option<&Verified<Directory>> {
+        self.directory.as_ref()
+    }
+
+    /// What was refused so far.
+    #[must_use]
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Nothing below `floor` will be believed of this network: an invite said so.
+    pub fn set_floor(&mut self, network: NetworkId, floor: Position) {
+        let entry = self.floors.entry(network).or_insert(floor);
+        *entry = (*entry).max(floor);
+    }
+
+    /// Takes up an update that is on disk.
+    pub fn commit(&mut self, update: Update) {
+        match update {
+            Update::Manifest(manifest) => {
+                self.newest_issued = self.newest_issued.max(manifest.issued_at);
+                self.manifest = Some(*manifest);
+            }
+            Update::Directory(directory) => {
+                self.newest_issued = self.newest_issued.max(directory.issued_at);
+                self.directory = Some(*directory);
+            }
+            Update::Roster(roster) => self.commit_roster(*roster),
+            Update::Equivocation { network, .. } => {
+                self.counters.roster_equivocation += 1;
+                self.networks.entry(network).or_default().equivocation = true;
+            }
+            Update::Secret { network, secret } => {
+                let slot = self.networks.entry(network).or_default();
+                slot.secrets.retain(|s| s.id != secret.id);
+                slot.secrets.insert(0, secret);
+                slot.secrets.truncate(2);
+            }
+            Update::Removed(network) => {
+                // What was seen stays: a roster that let us in once is not believed again later.
+                let slot = self.networks.entry(network).or_default();
+                slot.held = None;
+                slot.secrets.clear();
+            }
+        }
+    }
+
+    fn commit_roster(&mut self, roster: VerifiedRoster) {
+        let head = roster.head();
+        let (network, position, root) = (head.network, head.position(), head.root);
+        self.newest_issued = self.newest_issued.max(head.issued_at);
+        for member in roster.members() {
+            let serial = self.serials.entry(member.node).or_default();
+            *serial = (*serial).max(member.tunnel.serial);
+        }
+        let slot = self.networks.entry(network).or_default();
+        if slot
+            .seen
+            .is_some_and(|(seen, _)| seen.generation < position.generation)
+        {
+            slot.equivocation = false;
+        }
+        slot.seen = slot.seen.max(Some((position, root)));
+        slot.held = Some(roster);
+        self.partial.remove(&network);
+    }
+
+    /// The rosters held here, for the hello and for pulls.
+    #[must_use]
+    pub fn held(&self) -> Vec<Held> {
+        self.rosters()
+            .map(|r| Held {
+                network: r.head().network,
+                position: r.head().position(),
+                root: r.head().root,
+            })
+            .collect()
+    }
+
+    /// All rosters held here.
+    pub fn rosters(&self) -> impl Iterator<Item = &VerifiedRoster> {
+        self.networks.values().filter_map(|slot| slot.held.as_ref())
+    }
+
+    /// The roster held of a network.
+    #[must_use]
+    pub fn roster(&self, network: &NetworkId) -> Option<&VerifiedRoster> {
+        self.networks.get(network)?.held.as_ref()
+    }
+
+    /// Were two roots signed for one epoch of this network?
+    #[must_use]
+    pub fn is_equivocal(&self, network: &NetworkId) -> bool {
+        self.networks
+            .get(network)
+            .is_some_and(|slot| slot.equivocation)
+    }
+
+    /// The wall clock to judge expiry by: never earlier than the newest time that was signed.
+    #[must_use]
+    pub fn wall(&self, clock: UnixTime) -> UnixTime {
+        clock.max(self.newest_issued)
+    }
+
+    /// How old the roster of a network is.
+    #[must_use]
+    pub fn freshness(&self, network: &NetworkId, clock: UnixTime) -> Option<Freshness> {
+        Some(self.roster(network)?.head().freshness(self.wall(clock)))
+    }
+}
