@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use kanpachi_node::platform::linux::{Linux, TunAdapter, TunReader};
 use kanpachi_node::platform::{
-    Adapter, AdapterConfig, Exclude, PacketReader, PacketWriter, Platform, PlatformError, Prefix,
-    Readiness, is_on_link,
+    Adapter, AdapterConfig, Exclude, PacketReader, PacketWriter, Platform, PlatformError,
+    Readiness, is_on_link, range_around,
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -578,8 +578,8 @@ fn lab_own_addresses_are_listed_and_watched() {
         let exclude = Exclude {
             interfaces: vec![NAME.into()],
             prefixes: vec![
-                Prefix::new(IpAddr::V4(OUR4), 16).unwrap(),
-                Prefix::new(IpAddr::V6(OUR6), 48).unwrap(),
+                range_around(IpAddr::V4(OUR4), 16).unwrap(),
+                range_around(IpAddr::V6(OUR6), 48).unwrap(),
             ],
         };
         let listed = Linux.local_addresses(&exclude).await.unwrap();

@@ -3,7 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{MIN_MTU, Prefix};
+use kanpachi_common::Prefix;
+
+use super::MIN_MTU;
 
 /// A refusal of the operating system, in the user's words.
 #[derive(Debug, thiserror::Error)]

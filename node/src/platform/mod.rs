@@ -4,7 +4,6 @@
 //! Nothing here knows about peers, tunnels or rosters. Linux is the first implementation ([`linux::Linux`]).
 
 mod error;
-mod prefix;
 
 pub mod linux;
 
@@ -19,17 +18,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use error::PlatformError;
-pub use prefix::Prefix;
+use kanpachi_common::Prefix;
+pub use kanpachi_common::addr::{DEFAULT_MTU, MIN_MTU};
 
 /// The platform this binary was built for.
 pub type Native = linux::Linux;
 
 /// Interface name when `--interface` is not given.
 pub const DEFAULT_INTERFACE: &str = "kanpachi0";
-/// Adapter MTU in bytes unless configured otherwise (design §4).
-pub const DEFAULT_MTU: u16 = 1400;
-/// Below this IPv6 stops working (RFC 8200 §5), so nothing smaller is accepted.
-pub const MIN_MTU: u16 = 1280;
 /// Members of this group may change things over the control socket; everybody else may only read.
 pub const CONTROL_GROUP: &str = "kanpachi";
 
@@ -178,6 +174,20 @@ pub struct LocalAddress {
     pub index: u32,
 }
 
+/// The range of this length around an address; `None` if there is no such length.
+pub fn range_around(address: IpAddr, len: u8) -> Option<Prefix> {
+    let first = match address {
+        IpAddr::V4(v4) if len <= 32 => IpAddr::V4(
+            (v4.to_bits() & u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0)).into(),
+        ),
+        IpAddr::V6(v6) if len <= 128 => IpAddr::V6(
+            (v6.to_bits() & u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0)).into(),
+        ),
+        IpAddr::V4(_) | IpAddr::V6(_) => return None,
+    };
+    Prefix::new(first, len).ok()
+}
+
 /// Whether an address is reached without a router from one of ours: the path is `lan`.
 pub fn is_on_link(local: &[LocalAddress], remote: IpAddr) -> bool {
     local.iter().any(|own| own.on_link.contains(remote))
@@ -266,10 +276,31 @@ mod tests {
     }
 
     #[test]
+    fn a_range_has_the_fixed_bits_of_its_address() {
+        for (address, len, range) in [
+            ("198.19.7.9", 16, "198.19.0.0/16"),
+            ("198.19.7.9", 32, "198.19.7.9/32"),
+            ("198.19.7.9", 0, "0.0.0.0/0"),
+            ("fd12:3456:789a:1::1", 48, "fd12:3456:789a::/48"),
+            ("fd12::1", 128, "fd12::1/128"),
+            ("fd12::1", 0, "::/0"),
+        ] {
+            assert_eq!(
+                range_around(address.parse().unwrap(), len)
+                    .unwrap()
+                    .to_string(),
+                range
+            );
+        }
+        assert_eq!(range_around("198.19.0.0".parse().unwrap(), 33), None);
+        assert_eq!(range_around("::".parse().unwrap(), 129), None);
+    }
+
+    #[test]
     fn the_adapter_and_overlay_ranges_are_excluded() {
         let exclude = Exclude {
             interfaces: vec!["kanpachi0".into()],
-            prefixes: vec![Prefix::new("198.19.0.0".parse().unwrap(), 16).unwrap()],
+            prefixes: vec!["198.19.0.0/16".parse().unwrap()],
         };
         assert!(exclude.covers("kanpachi0", "192.0.2.1".parse().unwrap()));
         assert!(exclude.covers("other1", "198.19.7.7".parse().unwrap()));

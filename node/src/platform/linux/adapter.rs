@@ -19,7 +19,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::netlink::{Netlink, system};
 use crate::platform::{
-    Adapter, AdapterConfig, MIN_MTU, PacketReader, PacketWriter, PlatformError, Prefix, Readiness,
+    Adapter, AdapterConfig, MIN_MTU, PacketReader, PacketWriter, PlatformError, Readiness,
+    range_around,
 };
 
 /// A TUN interface that is up.
@@ -271,7 +272,7 @@ async fn pool_conflict(
     address: Ipv4Addr,
     len: u8,
 ) -> Result<Option<PlatformError>, PlatformError> {
-    let pool = Prefix::new(IpAddr::V4(address), len).ok_or(PlatformError::PrefixLength {
+    let pool = range_around(IpAddr::V4(address), len).ok_or(PlatformError::PrefixLength {
         address: IpAddr::V4(address),
         len,
     })?;

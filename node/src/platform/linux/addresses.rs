@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::netlink::{Netlink, system};
-use crate::platform::{AddressWatch, Exclude, LocalAddress, PlatformError, Prefix};
+use crate::platform::{AddressWatch, Exclude, LocalAddress, PlatformError, range_around};
 
 /// Notifications come in bursts (a link goes up, then its addresses appear): wait this long for the rest of one.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -133,7 +133,7 @@ fn usable(
         }
     }
     let address = local.or(range)?;
-    let on_link = Prefix::new(range.unwrap_or(address), message.header.prefix_len)?;
+    let on_link = range_around(range.unwrap_or(address), message.header.prefix_len)?;
     if !reachable(address) || exclude.covers(interface, address) {
         return None;
     }

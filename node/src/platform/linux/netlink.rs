@@ -25,7 +25,9 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteProtocol
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
-use crate::platform::{PlatformError, Prefix};
+use kanpachi_common::Prefix;
+
+use crate::platform::{PlatformError, range_around};
 
 /// A route to less than this many bits is a default route in disguise (VPN clients halve or quarter 0.0.0.0/0), not a
 /// network that this machine is part of.
@@ -214,7 +216,7 @@ impl Netlink {
                 .iter()
                 .find_map(|attribute| match attribute {
                     RouteAttribute::Destination(RouteAddress::Inet(address)) => {
-                        Prefix::new(IpAddr::V4(*address), len)
+                        range_around(IpAddr::V4(*address), len)
                     }
                     _ => None,
                 });
