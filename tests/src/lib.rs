@@ -13,8 +13,10 @@
 
 pub mod capture;
 pub mod client;
+pub mod disk;
 pub mod lab;
 pub mod loss;
+pub mod mesh;
 pub mod netns;
 pub mod process;
 pub mod rng;
@@ -23,3 +25,8 @@ pub mod sweep;
 pub mod traffic;
 pub mod wait;
 pub mod wire;
+
+/// Prints a line for whoever reads the test's output.
+pub fn note(text: impl std::fmt::Display) {
+    eprintln!("    {text}");
+}

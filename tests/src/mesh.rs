@@ -1,0 +1,223 @@
+//! A ready-made organisation in the lab: a hub on the public segment, members on LANs of their own.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::client::{Node, Overlay};
+use crate::lab::{Host, Lab, Segment};
+use crate::process::Process;
+use crate::traffic::ping;
+use crate::wait::eventually;
+
+/// The network that `kanpachi host` makes when it is not told a name.
+pub const NETWORK: &str = "lan";
+/// Names of the members, in the order in which they join.
+pub const NAMES: [&str; 3] = ["alice", "bob", "carol"];
+/// From joining, or from a path found, to the first answered ping.
+pub const FIRST_PING: Duration = Duration::from_secs(5);
+/// How long a path may take to become direct.
+pub const DIRECT: Duration = Duration::from_secs(15);
+
+/// What runs `kanpachi host` on the public segment.
+#[derive(Debug)]
+pub struct Hub {
+    pub node: Node,
+    pub process: Process,
+    /// The JSON line that it printed.
+    pub ready: Value,
+    arguments: Vec<String>,
+}
+
+impl Hub {
+    /// Starts `kanpachi host` with these arguments on a public host.
+    pub fn start(lab: &Lab, host: &Host, arguments: &[&str]) -> Result<Self> {
+        let node = Node::new(lab, host)?;
+        let (process, ready) = node.host(arguments)?;
+        let arguments = arguments
+            .iter()
+            .map(|argument| (*argument).to_owned())
+            .collect();
+        Ok(Self {
+            node,
+            process,
+            ready,
+            arguments,
+        })
+    }
+
+    /// Starts it again in the same state directory, after it was ended.
+    pub fn start_again(&mut self) -> Result<()> {
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        (self.process, self.ready) = self.node.host(&arguments)?;
+        Ok(())
+    }
+
+    /// The invite that it printed when it was ready.
+    pub fn invite(&self) -> Result<&str> {
+        self.ready["invite"]
+            .as_str()
+            .context("the hub printed no invite")
+    }
+}
+
+/// A node that runs, with the addresses it got.
+#[derive(Debug)]
+pub struct Member {
+    pub node: Node,
+    pub process: Process,
+    pub overlay: Overlay,
+}
+
+impl Member {
+    /// Joins by an invite on a host on which nothing runs.
+    pub fn join(node: Node, invite: &str) -> Result<Self> {
+        let (process, line) = node.join(invite)?;
+        let overlay = Overlay::from(&line)?;
+        Ok(Self {
+            node,
+            process,
+            overlay,
+        })
+    }
+
+    /// Starts the daemon again, after it was ended.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = self.node.up()?;
+        Ok(())
+    }
+
+    pub fn name(&self) -> &str {
+        &self.overlay.name
+    }
+}
+
+/// A hub and members on three LANs.
+#[derive(Debug)]
+pub struct Mesh {
+    pub hub: Hub,
+    pub members: Vec<Member>,
+    pub lans: Vec<Segment>,
+}
+
+impl Mesh {
+    /// `kanpachi host` with these arguments, and the three [`NAMES`] each on its own LAN, joined and reaching each other.
+    pub fn three(lab: &mut Lab, arguments: &[&str]) -> Result<Self> {
+        Self::three_with(lab, arguments, |_, node| Ok(node))
+    }
+
+    /// [`Mesh::three`], with a say in how each node is set up.
+    pub fn three_with(
+        lab: &mut Lab,
+        arguments: &[&str],
+        adjust: impl Fn(&str, Node) -> Result<Node>,
+    ) -> Result<Self> {
+        let host = lab.public_host("hub")?;
+        let hub = Hub::start(lab, &host, arguments)?;
+        let mut mesh = Self {
+            hub,
+            members: Vec::new(),
+            lans: Vec::new(),
+        };
+        for name in NAMES {
+            let lan = lab.lan(&format!("{name}-lan"))?;
+            let host = lab.host(name, &lan)?;
+            mesh.lans.push(lan);
+            mesh.add(adjust(name, Node::new(lab, &host)?)?)?;
+        }
+        mesh.wait_until_connected(DIRECT)?;
+        Ok(mesh)
+    }
+
+    /// Lets one more node join.
+    pub fn add(&mut self, node: Node) -> Result<()> {
+        let invite = self.fresh_invite()?;
+        self.members.push(Member::join(node, &invite)?);
+        Ok(())
+    }
+
+    /// The hub's own first invite, then invites by the first member, who owns the network when the hub has no node.
+    pub fn fresh_invite(&self) -> Result<String> {
+        match self.members.first() {
+            None => Ok(self.hub.invite()?.to_owned()),
+            Some(_)
+                if !self
+                    .hub
+                    .arguments
+                    .iter()
+                    .any(|argument| argument == "--no-node") =>
+            {
+                self.hub.node.invite(NETWORK, &[])
+            }
+            Some(owner) => owner.node.invite(NETWORK, &[]),
+        }
+    }
+
+    pub fn member(&self, name: &str) -> Result<&Member> {
+        self.members
+            .iter()
+            .find(|member| member.name() == name)
+            .with_context(|| format!("no member {name}"))
+    }
+
+    /// Every ordered pair of members.
+    pub fn pairs(&self) -> impl Iterator<Item = (&Member, &Member)> {
+        let members = &self.members;
+        members.iter().flat_map(move |from| {
+            members
+                .iter()
+                .filter(|to| to.name() != from.name())
+                .map(move |to| (from, to))
+        })
+    }
+
+    /// Waits until every member can ping every other by IPv4 and IPv6.
+    pub fn wait_until_connected(&self, limit: Duration) -> Result<()> {
+        for (from, to) in self.pairs() {
+            reach(from, to, limit)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every member says that it is logged in.
+    pub fn wait_until_logged_in(&self, limit: Duration) -> Result<()> {
+        self.members.iter().try_for_each(|member| {
+            member
+                .node
+                .wait_for_coordinator("connected", limit)
+                .map(drop)
+        })
+    }
+}
+
+/// Waits until one member can ping another by both of its addresses.
+pub fn reach(from: &Member, to: &Member, limit: Duration) -> Result<()> {
+    for address in to.overlay.addresses() {
+        let what = format!("{} pings {} at {address}", from.name(), to.name());
+        eventually(limit, &what, || ping::once(&from.node.host.ns, address))?;
+    }
+    Ok(())
+}
+
+/// What must not change while a tunnel lives undisturbed: path, since when, and under which handshake.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub struct TunnelState {
+    path: Value,
+    path_since: Value,
+}
+
+/// How one member's tunnel to another stands.
+pub fn tunnel_state(from: &Member, to: &Member) -> Result<TunnelState> {
+    let peer = from.node.status()?.peer(to.name())?;
+    ensure!(
+        peer["path"].is_string(),
+        "{} has no path to {}: {peer}",
+        from.name(),
+        to.name()
+    );
+    Ok(TunnelState {
+        path: peer["path"].clone(),
+        path_since: peer["path_since"].clone(),
+    })
+}
