@@ -1,4 +1,8 @@
 //! Kanpachi on every machine: the I/O shells of the node and its command line. The protocol itself is in
 //! `kanpachi-proto`.
 
+pub mod dataplane;
 pub mod platform;
+pub mod cli;
+pub mod ipc;
+pub mod options;

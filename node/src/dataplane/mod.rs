@@ -1,0 +1,140 @@
+//! The packet path: what moves packets between the adapter and the shared socket.
+//!
+//! Two plain threads, no async task: [`outbound`] reads the adapter, [`Inbound`] runs on the socket's reader. Each
+//! handles a packet to completion, and they share nothing that either could wait for: tables are published by pointer
+//! ([`peers`]), sealing takes an atomic counter, opening the lock of its session's replay window. Decisions (handshakes,
+//! paths, rosters) are the engine's, which gets what it needs by bounded channels ([`queues`]).
+
+mod batch;
+pub mod counters;
+mod inbound;
+mod outbound;
+pub mod packet;
+mod parking;
+pub mod peers;
+pub mod queues;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use arc_swap::ArcSwapOption;
+use kanpachi_transport::SharedSocket;
+
+pub use counters::Counters;
+pub use inbound::Inbound;
+pub use parking::Parking;
+pub use peers::{Member, Own, Peer, Publisher, Tables};
+pub use queues::{FromPeer, FromStranger, Inbox, Waiting};
+
+use crate::platform::{Adapter, PacketWriter};
+
+/// What both directions and the engine hold.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    tables: Arc<Tables>,
+    counters: Arc<Counters>,
+    queues: queues::Queues,
+    clock: Clock,
+}
+
+/// Milliseconds since the start that the tunnels were given too.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    fn now_ms(self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The packet path of a node; `W` writes to its adapter.
+#[derive(Debug)]
+pub struct Dataplane<W> {
+    shared: Arc<Shared>,
+    socket: SharedSocket,
+    adapter: Arc<ArcSwapOption<W>>,
+}
+
+impl<W: PacketWriter> Dataplane<W> {
+    /// A packet path without sessions and without an adapter. `start` is the instant given to `Tunnels::new`.
+    pub fn new(socket: SharedSocket, start: Instant) -> (Self, Publisher, Inbox) {
+        let tables = Arc::new(Tables::default());
+        let (queues, inbox) = queues::channels();
+        let publisher = Publisher::new(Arc::clone(&tables));
+        let shared = Arc::new(Shared {
+            tables,
+            counters: Arc::default(),
+            queues,
+            clock: Clock { start },
+        });
+        (
+            Self {
+                shared,
+                socket,
+                adapter: Arc::default(),
+            },
+            publisher,
+            inbox,
+        )
+    }
+
+    /// The handler for [`SharedSocket::spawn_reader`].
+    pub fn inbound(&self) -> Inbound<W> {
+        Inbound::new(Arc::clone(&self.shared), Arc::clone(&self.adapter))
+    }
+
+    /// Connects the adapter: packets from the overlay are written to it from now on, and a thread reads what the
+    /// machine sends, until the adapter is stopped.
+    pub fn attach<A: Adapter<Writer = W>>(&self, adapter: &A) -> io::Result<OutboundThread> {
+        let mut outbound = outbound::Outbound::new(
+            adapter.reader(),
+            adapter.mtu(),
+            self.socket.clone(),
+            Arc::clone(&self.shared),
+        );
+        let thread = std::thread::Builder::new()
+            .name("adapter-reader".to_owned())
+            .spawn(move || outbound.run())?;
+        self.adapter.store(Some(Arc::new(adapter.writer())));
+        Ok(OutboundThread { thread })
+    }
+
+    /// Lets go of the adapter: what arrives from now on is dropped and counted.
+    pub fn detach(&self) {
+        self.adapter.store(None);
+    }
+
+    /// Seals and sends a packet that waited for a session. `false` if there is none, after all.
+    pub fn send(&self, peer: &Peer, packet: &[u8]) -> bool {
+        outbound::send_one(&self.socket, &self.shared, peer, packet)
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.shared.counters
+    }
+}
+
+/// The thread that reads the adapter.
+#[derive(Debug)]
+pub struct OutboundThread {
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl OutboundThread {
+    /// Whether it has ended: the adapter was stopped or died.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for its end, after [`Adapter::stop`]; the error is what the adapter died of before.
+    pub fn join(self) -> io::Result<()> {
+        self.thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}

@@ -1,0 +1,133 @@
+//! What the packet threads hand to the engine: bounded channels, one per kind of sender, so that strangers who flood
+//! us cannot crowd out authenticated peers, and neither can our own programs.
+
+use std::net::SocketAddr;
+
+use kanpachi_common::NodeId;
+use tokio::sync::mpsc;
+
+use super::counters::Counters;
+
+/// Opened control messages. Each of some thousand peers may have a few on the way.
+const FROM_PEERS: usize = 1024;
+/// Handshakes and reflector messages. A flood costs at most this many kilobytes; the tunnels answer it with cookies.
+const FROM_STRANGERS: usize = 256;
+/// Packets of our own programs to peers without a session.
+const WAITING: usize = 256;
+/// Longest message of a stranger that is worth copying; handshakes are a few hundred bytes.
+const MAX_STRANGER: usize = 2048;
+
+/// Something that a peer proved to have sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromPeer {
+    /// The content of a control packet: `Tunnels::handle_opened_control`.
+    Control {
+        /// Our index of the session.
+        local_index: u32,
+        /// Canonical address it came from.
+        from: SocketAddr,
+        /// Its counter.
+        counter: u64,
+        /// The opened payload.
+        payload: Vec<u8>,
+    },
+    /// A data packet confirmed the session, or came from another address than we send to:
+    /// `Tunnels::handle_authenticated`.
+    Authenticated {
+        /// Our index of the session.
+        local_index: u32,
+        /// Canonical address it came from.
+        from: SocketAddr,
+        /// Its counter.
+        counter: u64,
+    },
+}
+
+/// A datagram that nothing vouches for: a handshake message, or one of the reflector's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FromStranger {
+    /// Canonical address it came from.
+    pub from: SocketAddr,
+    /// All of it.
+    pub datagram: Vec<u8>,
+}
+
+/// A packet for a peer without a session. The engine keeps it ([`Parking`](super::Parking)) and connects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Whom it is for.
+    pub peer: NodeId,
+    /// The inner IP packet.
+    pub packet: Box<[u8]>,
+}
+
+/// The engine's ends of the channels.
+#[derive(Debug)]
+pub struct Inbox {
+    /// From authenticated peers; to be emptied first.
+    pub peers: mpsc::Receiver<FromPeer>,
+    /// From anybody.
+    pub strangers: mpsc::Receiver<FromStranger>,
+    /// From this machine.
+    pub waiting: mpsc::Receiver<Waiting>,
+}
+
+/// The packet threads' ends. Nothing here waits: what finds no room is counted and dropped.
+#[derive(Debug, Clone)]
+pub(super) struct Queues {
+    peers: mpsc::Sender<FromPeer>,
+    strangers: mpsc::Sender<FromStranger>,
+    waiting: mpsc::Sender<Waiting>,
+}
+
+pub(super) fn channels() -> (Queues, Inbox) {
+    let (peers, from_peers) = mpsc::channel(FROM_PEERS);
+    let (strangers, from_strangers) = mpsc::channel(FROM_STRANGERS);
+    let (waiting, from_programs) = mpsc::channel(WAITING);
+    let inbox = Inbox {
+        peers: from_peers,
+        strangers: from_strangers,
+        waiting: from_programs,
+    };
+    (
+        Queues {
+            peers,
+            strangers,
+            waiting,
+        },
+        inbox,
+    )
+}
+
+impl Queues {
+    pub(super) fn peer(&self, message: FromPeer, counters: &Counters) {
+        if self.peers.try_send(message).is_err() {
+            counters.drop_engine.one();
+        }
+    }
+
+    pub(super) fn stranger(&self, from: SocketAddr, datagram: &[u8], counters: &Counters) {
+        if datagram.len() > MAX_STRANGER {
+            counters.drop_malformed.one();
+            return;
+        }
+        // Room first: a flood must not cost an allocation per datagram.
+        match self.strangers.try_reserve() {
+            Ok(room) => room.send(FromStranger {
+                from,
+                datagram: datagram.to_vec(),
+            }),
+            Err(_) => counters.drop_engine.one(),
+        }
+    }
+
+    pub(super) fn wait(&self, peer: NodeId, packet: &[u8], counters: &Counters) {
+        match self.waiting.try_reserve() {
+            Ok(room) => room.send(Waiting {
+                peer,
+                packet: packet.into(),
+            }),
+            Err(_) => counters.drop_waiting.one(),
+        }
+    }
+}
