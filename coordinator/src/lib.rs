@@ -1,1 +1,9 @@
-//! Skeleton.
+//! The coordinator: login, addresses, membership and presence of one organisation.
+//!
+//! - [`store`]: what must survive. One transaction per intent; heads are signed inside it.
+//! - [`org`]: root key, signing key, manifest.
+//! - `decide`: sessions and presence as a state machine without clock, socket or disk.
+//! - `service`: streams in front of it, the store behind it.
+
+pub mod org;
+pub mod store;

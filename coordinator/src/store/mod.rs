@@ -1,0 +1,65 @@
+//! The store: everything that must survive, behind a trait of intents.
+//!
+//! Each method of [`Store`] is one transaction: it reads, decides, writes and signs, or changes nothing at all.
+//! No method hands out rows or takes statements, so that another engine can stand behind the same trait. What
+//! is served was read back and checked against its signed head: a failed, short or empty read is an error and
+//! never an empty roster.
+
+mod error;
+pub mod sqlite;
+mod types;
+
+use async_trait::async_trait;
+use kanpachi_common::{
+    NetworkId, NodeId, Signed, UnixTime,
+    org::{Directory, Server},
+    roster::VerifiedRoster,
+    wire::control::{Held, Registration},
+};
+
+pub use error::{Refusal, StoreError};
+pub use types::{
+    Change, Changes, InviteStored, JoinNetwork, JoinedNetwork, LoggedIn, Login, NamesSet,
+    NetworkSummary, NewInvite, NewNetwork, RemoveMember, SetName,
+};
+
+/// What an intent comes to.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// The state of an organisation. All methods are safe to repeat with the same input.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug + 'static {
+    /// Creates a network with a signed roster of no members.
+    async fn create_network(&self, new: NewNetwork) -> Result<NetworkSummary>;
+    /// All networks, by name.
+    async fn networks(&self) -> Result<Vec<NetworkSummary>>;
+    /// Networks that a node is a member of.
+    async fn networks_of(&self, node: NodeId) -> Result<Vec<NetworkId>>;
+    /// Looks a node up and takes its tunnel key, if it is newer than the one known.
+    async fn login(&self, login: Login) -> Result<LoggedIn>;
+    /// Stores an invite.
+    async fn create_invite(&self, new: NewInvite) -> Result<InviteStored>;
+    /// Checks and uses an invite, registers the node, gives it an address, adds the member, raises the epoch and
+    /// writes the signed head.
+    async fn join_network(&self, join: JoinNetwork) -> Result<JoinedNetwork>;
+    /// Changes a node's name in one or all of its networks; a taken one gets a suffix.
+    async fn set_name(&self, set: SetName) -> Result<NamesSet>;
+    /// Ends a membership: new network secret, invites of the member revoked, its address set to rest when it was
+    /// the node's last network.
+    async fn remove_member(&self, remove: RemoveMember) -> Result<()>;
+    /// The newest roster, and for each position in `held` the way there.
+    async fn changes_since(&self, network: NetworkId, held: Vec<Held>) -> Result<Changes>;
+    /// The newest roster, every entry checked.
+    async fn roster(&self, network: NetworkId) -> Result<VerifiedRoster>;
+    /// What the organisation knows of a node.
+    async fn registration(&self, node: NodeId) -> Result<Option<Registration>>;
+    /// Signs every newest head that is older than `older_than` again: same root, later time.
+    async fn renew_heads(&self, older_than: UnixTime, now: UnixTime) -> Result<Vec<NetworkId>>;
+    /// The directory with these servers: the stored one when it says so already, or a newly signed one.
+    async fn publish_directory(
+        &self,
+        coordinators: Vec<Server>,
+        bootstraps: Vec<Server>,
+        now: UnixTime,
+    ) -> Result<Signed<Directory>>;
+}
