@@ -12,6 +12,7 @@ mod outbound;
 pub mod packet;
 mod parking;
 pub mod peers;
+mod publisher;
 pub mod queues;
 
 use std::io;
@@ -25,7 +26,8 @@ use kanpachi_transport::SharedSocket;
 pub use counters::Counters;
 pub use inbound::Inbound;
 pub use parking::Parking;
-pub use peers::{Member, Own, Peer, Publisher, Tables};
+pub use peers::{Member, Own, Peer, Tables};
+pub use publisher::Publisher;
 pub use queues::{FromPeer, FromStranger, Inbox, Waiting};
 
 use crate::platform::{Adapter, PacketWriter};

@@ -54,26 +54,25 @@ impl<R: PacketReader> Outbound<R> {
             match self.reader.wait(None)? {
                 Readiness::Closed => return Ok(()),
                 Readiness::TimedOut => {}
-                Readiness::Readable => while self.round()? {},
+                // After a round the order to stop is looked for again, however much there is to read.
+                Readiness::Readable => self.round()?,
             }
         }
     }
 
-    /// Handles the packets that are there, but not for ever; `true` if there may be more.
-    fn round(&mut self) -> io::Result<bool> {
+    /// Handles the packets that are there, up to [`ROUND`].
+    fn round(&mut self) -> io::Result<()> {
         let routes = self.shared.tables.routes.load_full();
         let now_ms = self.shared.clock.now_ms();
-        let mut more = true;
         for _ in 0..ROUND {
             let start = self.room();
             let Some(len) = self.reader.read(&mut self.arena[start..start + self.mtu])? else {
-                more = false;
                 break;
             };
             self.forward(&routes, start, len, now_ms);
         }
         self.flush();
-        Ok(more)
+        Ok(())
     }
 
     /// Where the payload of the next datagram begins; sends what is collected if it would not fit.
