@@ -1,1 +1,29 @@
-//! Skeleton.
+//! How Kanpachi's programs reach each other: one UDP port for libp2p's QUIC and for tunnel datagrams.
+//!
+//! - [`socket`]: the shared socket, for senders of both kinds;
+//! - [`demux`]: its only reader, a plain thread that hands tunnel datagrams on in place and QUIC packets to quinn;
+//! - [`quic`]: a libp2p transport over quinn on that socket, interoperable with libp2p-quic;
+//! - [`swarm`]: the whole stack (QUIC, TCP, circuits) as one libp2p transport and swarm;
+//! - [`reflect`]: the datagrams by which a node learns its address as others see it;
+//! - [`observed`], [`filter`], [`identity`]: small parts that every swarm here needs.
+//!
+//! The first byte decides: bit `0x40` set is QUIC (RFC 9000 §17: the fixed bit), clear is ours. The registry of
+//! our first bytes stands in `docs/protocol.md`.
+
+pub mod demux;
+pub mod filter;
+mod gso;
+pub mod identity;
+pub mod observed;
+mod queue;
+pub mod quic;
+pub mod reflect;
+pub mod socket;
+pub mod swarm;
+
+pub use demux::{DatagramHandler, Reader};
+pub use filter::AddressFilter;
+pub use identity::{
+    ed25519_from_peer_id, keypair_from_seed, node_id, peer_id, peer_id_from_ed25519,
+};
+pub use socket::{Counters, SharedSocket};

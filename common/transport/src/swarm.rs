@@ -1,0 +1,167 @@
+//! The whole stack as one transport: QUIC on the shared socket, TCP with Noise and Yamux, circuits over relays.
+
+use std::{fmt, io, time::Duration};
+
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, PeerId, Swarm,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, OptionalTransport, Transport},
+        upgrade::Version,
+    },
+    identity::Keypair,
+    multiaddr::Protocol,
+    noise, relay,
+    swarm::{Config, NetworkBehaviour, SwarmEvent},
+    tcp, yamux,
+};
+use thiserror::Error;
+
+use crate::{
+    filter::{AddressFilter, Filtered},
+    quic::{self, QuicTransport},
+    socket::SharedSocket,
+};
+
+/// How long a connection that nobody uses stays open. The default of 10 s closes it between two of our messages.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// An upgrade of a TCP connection or circuit (Noise, Yamux) that takes longer has failed.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Events that one connection may have waiting for the swarm.
+const CONNECTION_EVENTS: usize = 32;
+
+/// Why there is no transport.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// QUIC could not be set up.
+    #[error(transparent)]
+    Quic(#[from] quic::Error),
+    /// Noise could not be set up with this key.
+    #[error("Noise: {0}")]
+    Noise(#[from] noise::Error),
+}
+
+/// What a transport is made of.
+pub struct Options {
+    /// Who we are.
+    pub keypair: Keypair,
+    /// The socket for QUIC. Start its reader as well.
+    pub socket: SharedSocket,
+    /// Which addresses may be used.
+    pub filter: AddressFilter,
+    /// The client half of circuit relay v2, from [`relay::client::new`].
+    pub relay: Option<relay::client::Transport>,
+    /// Speak TCP too?
+    pub tcp: bool,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("peer", &self.keypair.public().to_peer_id())
+            .field("socket", &self.socket.local_addr())
+            .field("relay", &self.relay.is_some())
+            .field("tcp", &self.tcp)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds the transport. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// [`Error`]
+pub fn transport(options: Options) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Error> {
+    let Options {
+        keypair,
+        socket,
+        filter,
+        relay,
+        tcp,
+    } = options;
+    let quic = QuicTransport::new(socket, &keypair)?
+        .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
+    let tcp = if tcp {
+        // A message that waits for the acknowledgement of the one before it would double every round trip.
+        let config = tcp::Config::default().nodelay(true);
+        OptionalTransport::some(
+            tcp::tokio::Transport::new(config)
+                .upgrade(Version::V1Lazy)
+                .authenticate(noise::Config::new(&keypair)?)
+                .multiplex(yamux::Config::default())
+                .timeout(UPGRADE_TIMEOUT)
+                .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))),
+        )
+    } else {
+        OptionalTransport::none()
+    };
+    let relay = match relay {
+        Some(relay) => OptionalTransport::some(
+            relay
+                .upgrade(Version::V1Lazy)
+                .authenticate(noise::Config::new(&keypair)?)
+                .multiplex(yamux::Config::default())
+                .timeout(UPGRADE_TIMEOUT)
+                .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))),
+        ),
+        None => OptionalTransport::none(),
+    };
+    let all = relay
+        .or_transport(quic)
+        .map(|either, _| either.into_inner())
+        .or_transport(tcp)
+        .map(|either, _| either.into_inner());
+    Ok(Filtered::new(all.map_err(io::Error::other), filter).boxed())
+}
+
+/// A swarm on such a transport. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// [`Error`]
+pub fn swarm<B: NetworkBehaviour>(options: Options, behaviour: B) -> Result<Swarm<B>, Error> {
+    let peer = options.keypair.public().to_peer_id();
+    let config = Config::with_tokio_executor()
+        .with_idle_connection_timeout(IDLE_TIMEOUT)
+        .with_per_connection_event_buffer_size(CONNECTION_EVENTS);
+    Ok(Swarm::new(transport(options)?, behaviour, peer, config))
+}
+
+/// The multiaddrs to listen on for all addresses of this machine: QUIC on the socket's port, TCP on the others.
+#[must_use]
+pub fn listen_addresses(socket: &SharedSocket, tcp_ports: &[u16]) -> Vec<Multiaddr> {
+    let mut any = vec![Protocol::Ip4([0; 4].into())];
+    if socket.local_addr().is_ipv6() {
+        any.push(Protocol::Ip6([0; 16].into()));
+    }
+    let quic = any.iter().map(|ip| {
+        Multiaddr::from(ip.clone())
+            .with(Protocol::Udp(socket.port()))
+            .with(Protocol::QuicV1)
+    });
+    let tcp = tcp_ports.iter().flat_map(|port| {
+        any.iter()
+            .map(|ip| Multiaddr::from(ip.clone()).with(Protocol::Tcp(*port)))
+    });
+    quic.chain(tcp).collect()
+}
+
+/// Says goodbye to all peers and waits until they have been told, at most `deadline`. Without it they notice only
+/// after their idle timeout.
+pub async fn shutdown<B: NetworkBehaviour>(mut swarm: Swarm<B>, deadline: Duration) {
+    let peers: Vec<PeerId> = swarm.connected_peers().copied().collect();
+    for peer in peers {
+        // The error says that the peer has left by itself.
+        let _ = swarm.disconnect_peer_id(peer);
+    }
+    let gone = async {
+        while swarm.network_info().num_peers() > 0 {
+            if let SwarmEvent::ConnectionEstablished { peer_id, .. } =
+                swarm.select_next_some().await
+            {
+                let _ = swarm.disconnect_peer_id(peer_id);
+            }
+        }
+    };
+    // Time is up or everybody knows: either way this is the end.
+    let _ = tokio::time::timeout(deadline, gone).await;
+}
