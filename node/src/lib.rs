@@ -4,5 +4,6 @@
 pub mod dataplane;
 pub mod platform;
 pub mod cli;
+pub mod daemon;
 pub mod ipc;
 pub mod options;

@@ -1,0 +1,283 @@
+//! What each verb does. All but `host`, `up` and (with no daemon) `join` are a request to the daemon and an answer shown.
+
+use std::{
+    future::Future,
+    io::{self, Read as _},
+    sync::Arc,
+};
+
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::{
+    Entry, Running,
+    args::{Cli, Command, Global, Host},
+    console::Console,
+    json_line, logging,
+    render::{self, Look, PingSummary},
+    steps::{Progress, Silent, Spoken},
+};
+use crate::{
+    ipc::{
+        api::{InviteRequest, PingRequest, Secret},
+        client::Client,
+        error::{ApiError, code},
+        query::check_invite,
+    },
+    options::{DEFAULT_NETWORK, HostOptions},
+};
+
+/// Bytes of an invite on standard input.
+const MAX_STDIN: u64 = 8 * 1024;
+
+/// Does what was asked for.
+///
+/// # Errors
+/// What to tell the user, and the exit code that goes with it.
+pub fn run(cli: Cli, entry: Entry, console: Console) -> Result<(), ApiError> {
+    let default = match &cli.command {
+        Command::Up { .. } => "info",
+        // In a log file there is room for more than on a screen that shows the steps anyway.
+        Command::Host(_) | Command::Join { .. } if !console.out_terminal => "info",
+        _ => "warn",
+    };
+    let level = cli
+        .global
+        .log_level
+        .as_deref()
+        .filter(|level| !level.is_empty())
+        .unwrap_or(default);
+    logging::start(console, logging::filter(level).map_err(ApiError::usage)?);
+    let session = Session {
+        client: Client::new(cli.global.socket()),
+        global: cli.global,
+        entry,
+        console,
+    };
+    match cli.command {
+        Command::Host(host) => session.host(host),
+        Command::Up { listen } => session.up(listen),
+        Command::Join { invite } => session.join(invite),
+        other => block_on(false, session.ask(other))?,
+    }
+}
+
+/// One run of the program.
+struct Session {
+    client: Client,
+    global: Global,
+    entry: Entry,
+    console: Console,
+}
+
+impl Session {
+    fn host(&self, host: Host) -> Result<(), ApiError> {
+        let start = self.entry.host.ok_or_else(|| not_built("host"))?;
+        let progress = self.progress(&host.network);
+        let options = HostOptions {
+            daemon: self.global.daemon(None),
+            network: host.network,
+            listen: host.listen,
+            listen_tcp: host.listen_tcp,
+            advertise: host.advertise,
+            pool: host.pool,
+            node: !host.no_node,
+        };
+        become_daemon(|| start(options, progress))
+    }
+
+    fn up(&self, listen: Option<u16>) -> Result<(), ApiError> {
+        let start = self.entry.node.ok_or_else(|| not_built("up"))?;
+        let options = self.global.daemon(listen);
+        let progress = self.progress(DEFAULT_NETWORK);
+        become_daemon(|| start(options, progress))
+    }
+
+    fn join(&self, invite: Zeroizing<String>) -> Result<(), ApiError> {
+        let invite = read_invite(invite, self.console)?;
+        if block_on(false, self.client.is_running())?? {
+            let reply = block_on(false, self.client.join(invite))??;
+            self.show(&reply, |look| render::joined(&reply, look));
+            return Ok(());
+        }
+        let start = self
+            .entry
+            .node
+            .ok_or_else(|| not_built("join without a running daemon"))?;
+        let mut options = self.global.daemon(None);
+        options.join = Some(invite);
+        let progress = self.progress(DEFAULT_NETWORK);
+        become_daemon(|| start(options, progress))
+    }
+
+    async fn ask(&self, command: Command) -> Result<(), ApiError> {
+        match command {
+            Command::Status => {
+                let reply = self.client.status().await?;
+                self.show(&reply, |look| render::status(&reply, look));
+            }
+            Command::List => {
+                let reply = self.client.list().await?;
+                self.show(&reply, |look| render::list(&reply, look));
+            }
+            Command::Peer { target } => {
+                let reply = self.client.peer(&target).await?;
+                self.show(&reply, |look| render::peer(&reply, look));
+            }
+            Command::Ping { target, count } => self.ping(target, count).await?,
+            Command::Invite {
+                network,
+                uses,
+                expires,
+            } => {
+                let request = InviteRequest {
+                    network,
+                    uses,
+                    expires_s: expires.as_secs(),
+                };
+                let reply = self.client.invite(&request).await?;
+                self.show(&reply, |look| {
+                    render::invite(&reply, self.console.out_terminal, look)
+                });
+            }
+            Command::SetNick { name } => {
+                let reply = self.client.set_nick(name.clone()).await?;
+                self.show(&reply, |_| render::renamed(&name, &reply));
+            }
+            Command::Down => {
+                let reply = self.client.down().await?;
+                self.show(&reply, |_| {
+                    format!("the daemon (process {}) has stopped\n", reply.pid)
+                });
+            }
+            // They are not questions, and `run` has dealt with them.
+            Command::Host(_) | Command::Up { .. } | Command::Join { .. } => {}
+        }
+        Ok(())
+    }
+
+    async fn ping(&self, target: String, count: u32) -> Result<(), ApiError> {
+        let mut answers = self
+            .client
+            .ping(&PingRequest::new(target.clone(), count))
+            .await?;
+        let mut summary = PingSummary::default();
+        let stop = tokio::signal::ctrl_c();
+        tokio::pin!(stop);
+        loop {
+            let next = tokio::select! {
+                next = answers.next() => next?,
+                _ = &mut stop => None,
+            };
+            let Some(reply) = next else { break };
+            summary.add(&reply);
+            self.show(&reply, |look| render::pong(&reply, look));
+        }
+        if !self.global.json {
+            self.console.print(&summary.render());
+        }
+        if summary.answered() > 0 {
+            return Ok(());
+        }
+        Err(
+            ApiError::unreachable(code::NO_ANSWER, format_args!("{target} does not answer")).hint(
+                format_args!("is it on? kanpachi peer {target} shows what is known about it"),
+            ),
+        )
+    }
+
+    /// Where a starting daemon reports to.
+    fn progress(&self, network: &str) -> Arc<dyn Progress> {
+        if self.global.json {
+            Arc::new(Silent::new(self.console))
+        } else {
+            Arc::new(Spoken::new(self.console, network))
+        }
+    }
+
+    fn show(&self, reply: &impl Serialize, human: impl FnOnce(&Look) -> String) {
+        let text = if self.global.json {
+            json_line(reply)
+        } else {
+            human(&self.console.out())
+        };
+        self.console.print(&text);
+    }
+}
+
+fn become_daemon(start: impl FnOnce() -> Running) -> Result<(), ApiError> {
+    // The future is made inside of the runtime: it may want to spawn at once.
+    block_on(true, async { start().await })?.map_err(|error| ApiError::of(&error))
+}
+
+/// One thread is enough for a question; a daemon gets one per core.
+fn block_on<T>(daemon: bool, future: impl Future<Output = T>) -> Result<T, ApiError> {
+    let mut builder = if daemon {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| ApiError::failed(code::FAILED, format_args!("cannot start: {error}")))?;
+    Ok(runtime.block_on(future))
+}
+
+fn not_built(what: &str) -> ApiError {
+    ApiError::failed(
+        code::FAILED,
+        format_args!("this build of kanpachi cannot {what}"),
+    )
+}
+
+/// The invite as typed or from standard input, known to be one.
+fn read_invite(given: Zeroizing<String>, console: Console) -> Result<Secret, ApiError> {
+    let text = if given.as_str() == "-" {
+        if io::IsTerminal::is_terminal(&io::stdin()) {
+            console.print_err("Paste the invite and press Enter, then Ctrl-D:\n");
+        }
+        read_bounded(io::stdin().lock())?
+    } else {
+        given
+    };
+    let text = Zeroizing::new(text.trim().to_owned());
+    check_invite(&text)?;
+    Ok(text.into())
+}
+
+fn read_bounded(input: impl io::Read) -> Result<Zeroizing<String>, ApiError> {
+    let mut text = Zeroizing::new(String::new());
+    input
+        .take(MAX_STDIN + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| {
+            ApiError::usage(format_args!(
+                "the invite cannot be read from standard input: {error}"
+            ))
+        })?;
+    if text.len() as u64 > MAX_STDIN {
+        return Err(ApiError::usage(format_args!(
+            "more than {MAX_STDIN} bytes on standard input: that is no invite"
+        )));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::ExitCode;
+
+    #[test]
+    fn standard_input_is_bounded_and_must_be_text() {
+        assert_eq!(read_bounded(&b"abc\n"[..]).unwrap().as_str(), "abc\n");
+        let long = vec![b'x'; 9000];
+        assert_eq!(read_bounded(&long[..]).unwrap_err().exit, ExitCode::Usage);
+        assert_eq!(read_bounded(&long[..8192]).unwrap().len(), 8192);
+        assert_eq!(
+            read_bounded(&[0xff, 0xfe][..]).unwrap_err().exit,
+            ExitCode::Usage
+        );
+    }
+}

@@ -1,0 +1,194 @@
+//! `kanpachi list`: the networks and who is in them.
+
+use super::{
+    Look, Sign, Tone, clean, path_word,
+    table::{Cell, table},
+    units,
+};
+use crate::ipc::api::{ListReply, Member, Network, Path};
+
+/// A roster as old as this is no longer fresh, in seconds.
+const FRESH: u64 = 86_400;
+
+/// All networks with all members.
+#[must_use]
+pub fn list(reply: &ListReply, look: &Look) -> String {
+    if reply.networks.is_empty() {
+        return "This machine is in no network yet.\nJoin one: sudo kanpachi join INVITE\n"
+            .to_owned();
+    }
+    let networks: Vec<String> = reply.networks.iter().map(|n| network(n, look)).collect();
+    networks.join("\n")
+}
+
+/// One network: its head line and a line per member.
+pub(super) fn network(network: &Network, look: &Look) -> String {
+    let online = network.members.iter().filter(|m| m.online).count();
+    let dot = look.sign(Sign::Dot);
+    let count = match network.members.len() {
+        0 => "nobody else yet".to_owned(),
+        all => format!("{online} of {all} online"),
+    };
+    let role = if network.role == "member" {
+        String::new()
+    } else {
+        format!(" ({})", clean(&network.role))
+    };
+    let mut text = format!(
+        "{}{role} {dot} {count}{}\n",
+        look.paint(Tone::Strong, &clean(&network.name)),
+        age(network, look)
+    );
+    if network.members.is_empty() {
+        text += &format!(
+            "  invite somebody: kanpachi invite {}\n",
+            clean(&network.name)
+        );
+    }
+    let rows: Vec<_> = network
+        .members
+        .iter()
+        .map(|m| (format!("  {} ", look.dot(m)), row(m, look)))
+        .collect();
+    text + &table(&rows, look)
+}
+
+/// Silence about a fresh roster, a word about an old one.
+fn age(network: &Network, look: &Look) -> String {
+    let dot = look.sign(Sign::Dot);
+    let past = |limit: Option<jiff::Timestamp>| limit.is_some_and(|limit| limit <= look.now);
+    let (tone, what) = if past(network.hard_expires_at) {
+        (
+            Tone::Bad,
+            "roster expired: no new connections until a coordinator renews it",
+        )
+    } else if past(network.soft_expires_at) {
+        (Tone::Bad, "roster overdue")
+    } else if units::since(network.issued_at, look.now).is_some_and(|age| age.as_secs() >= FRESH) {
+        (Tone::Warn, "roster getting old")
+    } else {
+        return String::new();
+    };
+    let detail = format!("{what}, signed {}", look.ago(network.issued_at));
+    format!(" {dot} {}", look.paint(tone, &detail))
+}
+
+fn row(member: &Member, look: &Look) -> Vec<Cell> {
+    let tone = match (member.online, member.path) {
+        (_, Some(Path::Lan | Path::Direct)) => Tone::Good,
+        (_, Some(Path::Relay | Path::Connecting)) => Tone::Warn,
+        (_, None) => Tone::Dim,
+    };
+    let name = clean(&member.name);
+    let role = if member.role == "member" {
+        String::new()
+    } else {
+        clean(&member.role)
+    };
+    let traffic = format!(
+        "{} {}  {} {}",
+        look.sign(Sign::Down),
+        units::bytes(member.rx_bytes),
+        look.sign(Sign::Up),
+        units::bytes(member.tx_bytes)
+    );
+    vec![
+        if member.online {
+            Cell::new(name)
+        } else {
+            Cell::toned(Tone::Dim, name)
+        },
+        Cell::toned(Tone::Dim, role),
+        Cell::new(member.ipv4.map(|ip| ip.to_string()).unwrap_or_default()),
+        Cell::toned(
+            Tone::Dim,
+            member.ipv6.map(|ip| ip.to_string()).unwrap_or_default(),
+        ),
+        Cell::toned(tone, path_word(member)),
+        Cell::toned(
+            Tone::Dim,
+            member.endpoint.map(|e| e.to_string()).unwrap_or_default(),
+        ),
+        Cell::new(member.rtt_ms.map(units::millis).unwrap_or_default()),
+        Cell::toned(
+            Tone::Dim,
+            if member.rx_bytes + member.tx_bytes == 0 {
+                String::new()
+            } else {
+                traffic
+            },
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::looks, *};
+    use crate::ipc::sample;
+
+    #[test]
+    fn members_line_up_in_every_script() {
+        let text = list(&sample::status().list(), &looks::plain());
+        let expected = "\
+lan (owner) · 2 of 3 online
+  ● Küche            198.19.20.30  fd6b:616e:7061:1::2  direct          192.0.2.33:12976     1.23 ms  ↓ 200 MiB  ↑ 1.50 KiB
+  ○ lamp             198.19.77.1   fd6b:616e:7061:1::3  offline
+  ● サーバー  owner                fd6b:616e:7061:1::4  relay via lamp  [2001:db8::9]:12975  48.7 ms  ↓ 12 B  ↑ 34 B
+
+office · 1 of 1 online
+  ● Küche  198.19.20.30  fd6b:616e:7061:1::2  direct  192.0.2.33:12976  1.23 ms  ↓ 200 MiB  ↑ 1.50 KiB
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn in_ascii_only_the_names_themselves_are_not() {
+        let text = list(&sample::status().list(), &looks::ascii());
+        assert!(
+            text.contains("  - lamp") && text.contains("  * K"),
+            "{text}"
+        );
+        let rest: String = text.replace("Küche", "").replace("サーバー", "");
+        assert!(rest.is_ascii(), "{rest}");
+    }
+
+    #[test]
+    fn the_age_of_a_roster_is_told_when_it_matters() {
+        let mut net = sample::status().networks.remove(1);
+        let head = |net: &Network| {
+            network(net, &looks::plain())
+                .lines()
+                .next()
+                .unwrap()
+                .to_owned()
+        };
+        net.issued_at = "2026-11-21T09:00:00Z".parse().unwrap();
+        assert_eq!(
+            head(&net),
+            "office · 1 of 1 online · roster getting old, signed 2 d ago"
+        );
+        net.soft_expires_at = Some("2026-11-22T09:00:00Z".parse().unwrap());
+        assert_eq!(
+            head(&net),
+            "office · 1 of 1 online · roster overdue, signed 2 d ago"
+        );
+        net.hard_expires_at = Some("2026-11-23T09:00:00Z".parse().unwrap());
+        assert!(head(&net).contains("roster expired: no new connections"));
+        (net.soft_expires_at, net.hard_expires_at) = (None, None);
+        assert!(head(&net).contains("getting old"));
+    }
+
+    #[test]
+    fn nothing_there_says_what_to_do_next() {
+        let empty = ListReply {
+            networks: Vec::new(),
+        };
+        assert!(list(&empty, &looks::plain()).contains("kanpachi join"));
+        let mut net = sample::status().networks.remove(1);
+        net.members.clear();
+        assert_eq!(
+            network(&net, &looks::plain()),
+            "office · nobody else yet\n  invite somebody: kanpachi invite office\n"
+        );
+    }
+}
