@@ -5,4 +5,6 @@
 //! number of the system in here: time and seeds come in from outside, so a run can be repeated exactly.
 
 pub mod login;
+pub mod path;
 pub mod roster;
+pub mod tunnel;

@@ -1,0 +1,558 @@
+//! The addresses of one peer, their probes, and the choice among them.
+
+use std::{
+    cmp::Reverse,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use kanpachi_common::candidate::MAX_CANDIDATES;
+
+use super::{Candidate, Estimator, PathKind};
+use crate::tunnel::timers;
+
+/// Addresses kept that nobody offered: where packets came from.
+pub const MAX_OBSERVED: usize = 4;
+
+/// Sent and not heard for this long: the primary path is in trouble.
+const TROUBLE_AFTER: Duration = Duration::from_millis(1500);
+/// In trouble every path is probed this often.
+const PROBE_IN_TROUBLE: Duration = Duration::from_millis(500);
+/// And after this long, less eagerly.
+const TROUBLE_IS_OLD: Duration = Duration::from_secs(15);
+const PROBE_IN_OLD_TROUBLE: Duration = Duration::from_secs(2);
+/// In trouble for this long, the primary path loses to any other that has answered meanwhile.
+const FAILOVER_AFTER: Duration = Duration::from_secs(1);
+/// The primary path while data flows, and the keepalive of an idle one.
+const PROBE_PRIMARY: Duration = Duration::from_millis(1500);
+const PROBE_IDLE: Duration = timers::PERSISTENT_KEEPALIVE;
+/// Other paths that answer, while data flows and while it does not: often enough to keep NAT mappings.
+const PROBE_OTHER: Duration = Duration::from_secs(10);
+const PROBE_OTHER_IDLE: Duration = Duration::from_secs(20);
+/// A path that has just come (back) to life, until it has a streak.
+const PROBE_RISING: Duration = Duration::from_secs(1);
+/// Paths that do not answer are asked ever more rarely, down to this.
+const PROBE_SILENT: Duration = Duration::from_secs(60);
+/// Answers in a row that make a path good enough to move to.
+const STREAK: u32 = 3;
+/// A probe unanswered for this long is counted as lost.
+const LOST_AFTER: Duration = Duration::from_secs(3);
+/// An answer is a sign of life for this long.
+const ALIVE_FOR: Duration = Duration::from_secs(60);
+/// A path left because it failed is not followed again for this long, unless it answers.
+const FAILED_FOR: Duration = Duration::from_secs(10);
+/// Unanswered probes remembered per path.
+const OUTSTANDING: usize = 8;
+
+/// A probe to send: a ping inside the session, to this address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Where to.
+    pub addr: SocketAddr,
+    /// To recognise the answer.
+    pub nonce: u64,
+    /// Is this the path that data takes?
+    pub primary: bool,
+}
+
+/// Data takes another path from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The new address of the peer.
+    pub endpoint: SocketAddr,
+    /// What it is.
+    pub kind: PathKind,
+}
+
+/// What the session is doing, as far as paths care.
+#[derive(Clone, Copy, Debug)]
+pub struct Activity {
+    /// Data was sent or received in the last few seconds.
+    pub active: bool,
+    /// The pair is to stay connected.
+    pub wanted: bool,
+    /// Nothing was heard in this session yet, and it is young: this often the first packet is repeated.
+    pub eager: Option<Duration>,
+    /// When the oldest data was sent that nothing heard since can have answered.
+    pub waiting_since: Option<Instant>,
+    /// This end decides which path is better.
+    pub controls: bool,
+}
+
+/// One path, for a status display.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PathStatus {
+    /// The address.
+    pub addr: SocketAddr,
+    /// What it is.
+    pub kind: PathKind,
+    /// Does data take it?
+    pub primary: bool,
+    /// Has it answered lately?
+    pub alive: bool,
+    /// Smoothed round-trip time.
+    pub rtt: Option<Duration>,
+    /// Share of probes lost, 0 to 1.
+    pub loss: f32,
+}
+
+#[derive(Clone, Debug)]
+struct Path {
+    addr: SocketAddr,
+    kind: PathKind,
+    offered: bool,
+    estimator: Estimator,
+    last_probe: Option<Instant>,
+    last_answer: Option<Instant>,
+    /// Answers in a row.
+    streak: u32,
+    /// Probes since the last answer, and when the first of them was sent.
+    unanswered: u32,
+    unanswered_since: Option<Instant>,
+    outstanding: Vec<(u64, Instant)>,
+    failed_at: Option<Instant>,
+}
+
+impl Path {
+    fn new(candidate: Candidate, offered: bool) -> Self {
+        Self {
+            addr: candidate.addr,
+            kind: candidate.kind,
+            offered,
+            estimator: Estimator::default(),
+            last_probe: None,
+            last_answer: None,
+            streak: 0,
+            unanswered: 0,
+            unanswered_since: None,
+            outstanding: Vec::new(),
+            failed_at: None,
+        }
+    }
+
+    fn is_alive(&self, now: Instant) -> bool {
+        self.unanswered < STREAK && self.last_answer.is_some_and(|at| now < at + ALIVE_FOR)
+    }
+
+    fn has_failed(&self, now: Instant) -> bool {
+        self.failed_at.is_some_and(|at| now < at + FAILED_FOR)
+    }
+
+    /// Lower is better: relays last, then round-trip time with a charge for loss and for ways through routers.
+    fn score(&self) -> u64 {
+        let class = if self.kind == PathKind::Relay {
+            10_000_000
+        } else {
+            0
+        };
+        let rtt = self.estimator.rtt().map_or(1_000_000, |rtt| {
+            u64::try_from(rtt.as_micros())
+                .unwrap_or(u64::MAX)
+                .min(5_000_000)
+        });
+        // At most 200 ms for a path that loses everything.
+        let loss = (self.estimator.loss().clamp(0.0, 1.0) * 200_000.0) as u64;
+        class + rtt + loss + preference(self.addr, self.kind)
+    }
+
+    fn sent(&mut self, nonce: u64, now: Instant) {
+        self.last_probe = Some(now);
+        self.unanswered = self.unanswered.saturating_add(1);
+        self.unanswered_since.get_or_insert(now);
+        if self.outstanding.len() == OUTSTANDING {
+            self.outstanding.remove(0);
+            self.estimator.lost();
+        }
+        self.outstanding.push((nonce, now));
+    }
+
+    fn drop_lost(&mut self, now: Instant) {
+        let before = self.outstanding.len();
+        self.outstanding.retain(|(_, at)| now < *at + LOST_AFTER);
+        for _ in self.outstanding.len()..before {
+            self.estimator.lost();
+            self.streak = 0;
+        }
+    }
+
+    fn answered(&mut self, nonce: u64, now: Instant) -> bool {
+        let Some(at) = self.outstanding.iter().position(|(n, _)| *n == nonce) else {
+            return false;
+        };
+        let (_, sent) = self.outstanding.remove(at);
+        self.estimator.answered(now.saturating_duration_since(sent));
+        self.alive(now);
+        self.streak = self.streak.saturating_add(1);
+        true
+    }
+
+    fn alive(&mut self, now: Instant) {
+        self.last_answer = Some(now);
+        self.unanswered = 0;
+        self.unanswered_since = None;
+        self.failed_at = None;
+    }
+}
+
+/// What an address is worth before anything is measured, in microseconds.
+fn preference(addr: SocketAddr, kind: PathKind) -> u64 {
+    let kind = match kind {
+        PathKind::Host => 0,
+        PathKind::Mapped => 400,
+        PathKind::Reflexive | PathKind::Observed => 800,
+        PathKind::Relay => 1600,
+    };
+    kind + u64::from(addr.is_ipv4()) * 100
+}
+
+/// All addresses of one peer and which of them data takes.
+#[derive(Clone, Debug, Default)]
+pub struct PathSet {
+    paths: Vec<Path>,
+    primary: Option<SocketAddr>,
+    trouble_since: Option<Instant>,
+    /// The newest packet that the primary path was chosen by: session age, then counter.
+    followed: (u64, u64),
+}
+
+impl PathSet {
+    /// Replaces the offered addresses; returns whether there is a new one. Only the first
+    /// [`MAX_CANDIDATES`] count. The primary path and observed ones stay.
+    pub fn offer(&mut self, candidates: &[Candidate]) -> bool {
+        for path in &mut self.paths {
+            path.offered = false;
+        }
+        let mut new = false;
+        for candidate in candidates.iter().take(MAX_CANDIDATES) {
+            if let Some(path) = self.find(candidate.addr) {
+                (path.offered, path.kind) = (true, candidate.kind);
+            } else {
+                self.paths.push(Path::new(*candidate, true));
+                new = true;
+            }
+        }
+        self.drop_surplus();
+        new
+    }
+
+    /// Notes an address that an authenticated packet came from.
+    pub fn observe(&mut self, from: SocketAddr) {
+        if self.find(from).is_none() {
+            let kind = PathKind::Observed;
+            self.paths
+                .push(Path::new(Candidate { addr: from, kind }, false));
+            self.drop_surplus();
+        }
+    }
+
+    /// Keeps [`MAX_OBSERVED`] addresses that nobody offers: the primary and the newest, those that answer first.
+    fn drop_surplus(&mut self) {
+        let primary = self.primary;
+        while self.paths.iter().filter(|p| !p.offered).count() > MAX_OBSERVED {
+            let worst = (0..self.paths.len())
+                .filter(|at| !self.paths[*at].offered && Some(self.paths[*at].addr) != primary)
+                .min_by_key(|at| (self.paths[*at].last_answer, *at));
+            let Some(worst) = worst else { return };
+            self.paths.remove(worst);
+        }
+    }
+
+    fn find(&mut self, addr: SocketAddr) -> Option<&mut Path> {
+        self.paths.iter_mut().find(|p| p.addr == addr)
+    }
+
+    fn primary_path(&self) -> Option<&Path> {
+        self.paths.iter().find(|p| Some(p.addr) == self.primary)
+    }
+
+    /// The address that data takes, if there is a session.
+    #[must_use]
+    pub fn primary(&self) -> Option<Change> {
+        self.primary_path().map(|p| Change {
+            endpoint: p.addr,
+            kind: p.kind,
+        })
+    }
+
+    /// Is there a primary path without signs of trouble?
+    #[must_use]
+    pub const fn is_healthy(&self) -> bool {
+        self.primary.is_some() && self.trouble_since.is_none()
+    }
+
+    /// Since when nothing has answered on the primary path.
+    #[must_use]
+    pub const fn trouble_since(&self) -> Option<Instant> {
+        self.trouble_since
+    }
+
+    /// All addresses in the order in which a handshake tries them: the primary, then what was best, then what looks best.
+    #[must_use]
+    pub fn race_order(&self) -> Vec<SocketAddr> {
+        let mut order: Vec<_> = self
+            .paths
+            .iter()
+            .map(|p| {
+                (
+                    Some(p.addr) != self.primary,
+                    Reverse(p.last_answer),
+                    p.score(),
+                    p.addr,
+                )
+            })
+            .collect();
+        order.sort_unstable();
+        order.into_iter().map(|(.., addr)| addr).collect()
+    }
+
+    /// A handshake came to its end with a packet from this address. A healthy primary path stays.
+    pub fn established(
+        &mut self,
+        from: SocketAddr,
+        order: (u64, u64),
+        now: Instant,
+    ) -> Option<Change> {
+        self.observe(from);
+        if let Some(path) = self.find(from) {
+            path.alive(now);
+        }
+        if self.is_healthy() {
+            return None;
+        }
+        for path in &mut self.paths {
+            path.last_probe = None;
+        }
+        self.followed = order;
+        self.move_to(from)
+    }
+
+    /// There is no session any more.
+    pub fn disconnected(&mut self) {
+        self.primary = None;
+        self.trouble_since = None;
+        self.followed = (0, 0);
+        for path in &mut self.paths {
+            path.outstanding.clear();
+            (path.unanswered, path.unanswered_since) = (0, None);
+        }
+        self.drop_surplus();
+    }
+
+    /// Probe everything at once: the network under this node has changed.
+    pub fn probe_all(&mut self) {
+        for path in &mut self.paths {
+            path.last_probe = None;
+        }
+    }
+
+    fn move_to(&mut self, addr: SocketAddr) -> Option<Change> {
+        self.trouble_since = None;
+        if self.primary == Some(addr) {
+            return None;
+        }
+        let old = self.primary.replace(addr);
+        for path in &mut self.paths {
+            if path.addr == addr || Some(path.addr) == old {
+                path.last_probe = None;
+            }
+        }
+        if let Some(path) = self.find(addr) {
+            // What went unanswered before must not count against it in its new part.
+            (path.unanswered, path.unanswered_since) = (0, None);
+        }
+        self.primary()
+    }
+
+    /// An authenticated packet that says "my data takes this path" came from an address that may not be the primary.
+    ///
+    /// `order` is the age of the session and the counter of the packet: a packet overtaken by another never moves
+    /// anything. The end that does not control follows at once; the end that controls follows to an address it did not
+    /// know to work (the peer has moved), and otherwise looks closely at the primary path.
+    pub fn heard(
+        &mut self,
+        from: SocketAddr,
+        order: (u64, u64),
+        controls: bool,
+        now: Instant,
+    ) -> Option<Change> {
+        if order <= self.followed {
+            return None;
+        }
+        if self.primary == Some(from) {
+            self.followed = order;
+            return None;
+        }
+        self.observe(from);
+        let path = self.find(from)?;
+        if path.has_failed(now) {
+            return None;
+        }
+        if controls && path.is_alive(now) {
+            let primary = self.primary;
+            if let Some(primary) = self.paths.iter_mut().find(|p| Some(p.addr) == primary)
+                && primary.last_probe.is_none_or(|at| now >= at + PROBE_RISING)
+            {
+                primary.last_probe = None;
+            }
+            return None;
+        }
+        self.followed = order;
+        self.move_to(from)
+    }
+
+    /// The answer to a probe; returns the path that it proves, its time and whether data takes it.
+    pub fn answered(&mut self, nonce: u64, now: Instant) -> Option<PathStatus> {
+        let at = self.paths.iter_mut().position(|p| p.answered(nonce, now))?;
+        let path = &self.paths[at];
+        if Some(path.addr) == self.primary {
+            self.trouble_since = None;
+        }
+        Some(self.describe(path, now))
+    }
+
+    fn describe(&self, path: &Path, now: Instant) -> PathStatus {
+        PathStatus {
+            addr: path.addr,
+            kind: path.kind,
+            primary: Some(path.addr) == self.primary,
+            alive: path.is_alive(now),
+            rtt: path.estimator.rtt(),
+            loss: path.estimator.loss(),
+        }
+    }
+
+    /// All paths, for a status display.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> Vec<PathStatus> {
+        self.paths.iter().map(|p| self.describe(p, now)).collect()
+    }
+
+    /// How long after its last probe a path is probed again; `None` for not at all.
+    fn interval(&self, path: &Path, activity: &Activity, now: Instant) -> Option<Duration> {
+        let primary = Some(path.addr) == self.primary;
+        if let Some(every) = activity.eager.filter(|_| primary) {
+            return Some(every);
+        }
+        if let Some(since) = self.trouble_since {
+            let old = now >= since + TROUBLE_IS_OLD;
+            return Some(if old {
+                PROBE_IN_OLD_TROUBLE
+            } else {
+                PROBE_IN_TROUBLE
+            });
+        }
+        if !activity.active && !activity.wanted {
+            return None;
+        }
+        Some(if primary {
+            // A probe in flight is followed up by trouble, not by the next probe.
+            if activity.active {
+                PROBE_PRIMARY
+            } else {
+                PROBE_IDLE
+            }
+        } else if path.last_answer.is_none() || path.unanswered >= STREAK {
+            (PROBE_RISING * 2_u32.saturating_pow(path.unanswered.min(6))).min(PROBE_SILENT)
+        } else if path.streak < STREAK {
+            PROBE_RISING
+        } else if activity.active {
+            PROBE_OTHER
+        } else {
+            PROBE_OTHER_IDLE
+        })
+    }
+
+    fn due(&self, path: &Path, activity: &Activity, now: Instant) -> Option<Instant> {
+        let interval = self.interval(path, activity, now)?;
+        Some(path.last_probe.map_or(now, |at| at + interval))
+    }
+
+    /// The next probe that is due, until `None`.
+    pub fn poll_probe(
+        &mut self,
+        activity: &Activity,
+        now: Instant,
+        nonce: impl FnOnce() -> u64,
+    ) -> Option<Probe> {
+        self.primary?;
+        let at = (0..self.paths.len()).find(|at| {
+            self.due(&self.paths[*at], activity, now)
+                .is_some_and(|due| due <= now)
+        })?;
+        let (primary, path) = (self.primary, &mut self.paths[at]);
+        let nonce = nonce();
+        path.sent(nonce, now);
+        Some(Probe {
+            addr: path.addr,
+            nonce,
+            primary: Some(path.addr) == primary,
+        })
+    }
+
+    /// Looks for trouble, and for a better path. Call at [`poll_timeout`](Self::poll_timeout) and after answers.
+    pub fn review(&mut self, activity: &Activity, now: Instant) -> Option<Change> {
+        for path in &mut self.paths {
+            path.drop_lost(now);
+        }
+        let primary = self.primary_path()?;
+        let silent_since = [activity.waiting_since, primary.unanswered_since];
+        if let Some(since) = silent_since.into_iter().flatten().min()
+            && now >= since + TROUBLE_AFTER
+        {
+            self.trouble_since.get_or_insert(now);
+        }
+        match self.trouble_since {
+            Some(since) if now >= since + FAILOVER_AFTER => self.fail_over(since, now),
+            Some(_) => None,
+            None if activity.controls => self.upgrade(now),
+            None => None,
+        }
+    }
+
+    fn fail_over(&mut self, since: Instant, now: Instant) -> Option<Change> {
+        let better = self
+            .paths
+            .iter()
+            .filter(|p| Some(p.addr) != self.primary && p.last_answer.is_some_and(|at| at > since))
+            .min_by_key(|p| p.score())?
+            .addr;
+        if let Some(old) = self.primary.and_then(|old| self.find(old)) {
+            old.failed_at = Some(now);
+            old.streak = 0;
+        }
+        self.move_to(better)
+    }
+
+    fn upgrade(&mut self, now: Instant) -> Option<Change> {
+        let current = self.primary_path()?;
+        // Clearly better, or it is not worth a move: by a quarter and 3 ms.
+        let bar = (current.score() - current.score() / 4).saturating_sub(3000);
+        let better = self
+            .paths
+            .iter()
+            .filter(|p| p.streak >= STREAK && p.is_alive(now) && p.score() < bar)
+            .min_by_key(|p| p.score())?
+            .addr;
+        self.move_to(better)
+    }
+
+    /// When to call [`poll_probe`](Self::poll_probe) and [`review`](Self::review) again.
+    #[must_use]
+    pub fn poll_timeout(&self, activity: &Activity, now: Instant) -> Option<Instant> {
+        let primary = self.primary_path()?;
+        let probes = self.paths.iter().filter_map(|p| self.due(p, activity, now));
+        let trouble = match self.trouble_since {
+            Some(since) => Some(since + FAILOVER_AFTER).filter(|at| *at > now),
+            None => primary.unanswered_since.map(|at| at + TROUBLE_AFTER),
+        };
+        let waiting = activity
+            .waiting_since
+            .filter(|_| self.trouble_since.is_none())
+            .map(|at| at + TROUBLE_AFTER);
+        probes.chain(trouble).chain(waiting).min()
+    }
+}
+
+#[cfg(test)]
+#[path = "set_tests.rs"]
+mod tests;

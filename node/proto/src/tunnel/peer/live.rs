@@ -1,0 +1,307 @@
+//! What the core itself says and hears inside a session: keepalives, probes, farewells; and when it is time for them.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::{
+    super::{
+        context::Context,
+        control::Control,
+        event::{CloseReason, Event},
+        session::Session,
+        timers,
+        wire::{HEADER_LEN, Kind, OVERHEAD},
+    },
+    Peer,
+};
+use crate::path::{Activity, PathKind};
+
+/// Data within this long counts as traffic.
+const ACTIVE_MS: u64 = 5000;
+/// Data sent within this long makes a rekey worth it when nobody asked for the pair.
+const IN_USE_MS: u64 = 15_000;
+/// At most one [`Event::Rtt`] per peer in this time.
+const RTT_EVENT_EVERY: Duration = Duration::from_secs(1);
+
+/// Seals one control message; `None` when the session does not send (any more).
+fn seal(session: &Session, message: &Control, now_ms: u64) -> Option<Vec<u8>> {
+    let payload = message.encode();
+    let mut buf = vec![0; payload.len() + OVERHEAD];
+    buf[HEADER_LEN..HEADER_LEN + payload.len()].copy_from_slice(&payload);
+    session
+        .seal_into(Kind::Control, &mut buf, payload.len(), now_ms)
+        .ok()?;
+    Some(buf)
+}
+
+/// Pings on somebody's order under way at once; the oldest gives way.
+const MAX_PINGS: usize = 256;
+
+impl Peer {
+    fn say(&self, cx: &mut Context, to: SocketAddr, message: &Control, now: Instant) {
+        if let Some(session) = self.current_session()
+            && let Some(datagram) = seal(&session, message, cx.millis(now))
+        {
+            cx.transmit(to, datagram);
+        }
+    }
+
+    fn keepalive(&self, cx: &Context) -> Control {
+        Control::Keepalive {
+            generation: cx.generation,
+            epochs: cx.epochs_for(&self.config.networks),
+        }
+    }
+
+    fn say_primary(&self, cx: &mut Context, message: &Control, now: Instant) {
+        if let Some(path) = self.paths.primary() {
+            self.say(cx, path.endpoint, message, now);
+        }
+    }
+
+    /// First words in a new session: confirms it to a responder, and starts the probes.
+    pub(super) fn greet(&mut self, cx: &mut Context, now: Instant) {
+        self.say_primary(cx, &self.keepalive(cx), now);
+        self.next_tick = now;
+        self.drive_session(cx, now);
+    }
+
+    /// Tells the member what this node knows now.
+    pub(crate) fn tell_epochs(&self, cx: &mut Context, now: Instant) {
+        self.say_primary(cx, &self.keepalive(cx), now);
+    }
+
+    pub(super) fn say_close(&self, cx: &mut Context, reason: CloseReason, now: Instant) {
+        let reason = u8::from(reason != CloseReason::Disconnected);
+        self.say_primary(cx, &Control::Close { reason }, now);
+    }
+
+    /// Asks for an answer on the primary path.
+    pub(crate) fn ping(&self, cx: &mut Context, token: u64, now: Instant) -> bool {
+        let (Some(path), Some(_)) = (self.paths.primary(), self.current_live()) else {
+            return false;
+        };
+        let nonce = cx.entropy.u64();
+        if cx.pings.len() >= MAX_PINGS {
+            cx.pings.pop_front();
+        }
+        cx.pings.push_back((nonce, token, now));
+        let primary = true;
+        self.say(cx, path.endpoint, &Control::Ping { nonce, primary }, now);
+        true
+    }
+
+    /// Asks whether a control payload of about `size` bytes gets through on the primary path.
+    pub(crate) fn probe_mtu(&self, cx: &mut Context, size: u16, now: Instant) -> Option<u64> {
+        let path = self.paths.primary()?;
+        let nonce = cx.entropy.u64();
+        let empty = Control::MtuProbe {
+            nonce,
+            pad: Vec::new(),
+        };
+        // Two more bytes for the length of a longer byte string.
+        let pad = usize::from(size).checked_sub(empty.encode().len() + 2)?;
+        let pad = vec![0; pad];
+        self.say(cx, path.endpoint, &Control::MtuProbe { nonce, pad }, now);
+        Some(nonce)
+    }
+
+    /// An authenticated data packet came in, from an address that is not the endpoint or in a session that was not
+    /// confirmed yet.
+    pub(crate) fn handle_authenticated(
+        &mut self,
+        cx: &mut Context,
+        local_index: u32,
+        from: SocketAddr,
+        counter: u64,
+        now: Instant,
+    ) {
+        if self.confirm(cx, local_index, from, counter, now) {
+            self.heard(cx, local_index, from, counter, now);
+            self.report(cx);
+        }
+    }
+
+    fn heard(
+        &mut self,
+        cx: &mut Context,
+        local_index: u32,
+        from: SocketAddr,
+        counter: u64,
+        now: Instant,
+    ) {
+        let live = (self.sessions.iter()).find(|l| l.session.local_index() == local_index);
+        if let Some(live) = live
+            && self.current.is_some()
+        {
+            let order = (live.session.info().created_ms, counter);
+            let change = self.paths.heard(from, order, self.controls, now);
+            self.path_changed(cx, change);
+        }
+    }
+
+    /// A control payload came in, authenticated and not a repetition.
+    pub(crate) fn handle_control(
+        &mut self,
+        cx: &mut Context,
+        local_index: u32,
+        from: SocketAddr,
+        counter: u64,
+        payload: &[u8],
+        now: Instant,
+    ) {
+        if !self.confirm(cx, local_index, from, counter, now) {
+            return;
+        }
+        match Control::decode(payload) {
+            Some(Control::Keepalive { generation, epochs }) => {
+                self.heard(cx, local_index, from, counter, now);
+                self.heard_epochs(cx, generation, epochs);
+            }
+            Some(Control::Ping { nonce, primary }) => {
+                if primary {
+                    self.heard(cx, local_index, from, counter, now);
+                } else {
+                    self.paths.observe(from);
+                }
+                self.say(cx, from, &Control::Pong { nonce, seen: from }, now);
+            }
+            Some(Control::Pong { nonce, seen }) => {
+                self.answer_ping(cx, nonce, from, now);
+                self.handle_pong(cx, nonce, seen, now);
+            }
+            Some(Control::MtuProbe { nonce, .. }) => {
+                let size = u16::try_from(payload.len()).unwrap_or(u16::MAX);
+                self.say(cx, from, &Control::MtuAck { nonce, size }, now);
+            }
+            Some(Control::MtuAck { nonce, size }) => {
+                let peer = self.id();
+                cx.events.push_back(Event::MtuAck { peer, nonce, size });
+            }
+            Some(Control::Close { .. }) => self.closed_by_peer(cx, now),
+            None => {}
+        }
+        self.report(cx);
+    }
+
+    fn closed_by_peer(&mut self, cx: &mut Context, now: Instant) {
+        self.close_all(cx, CloseReason::ClosedByPeer);
+        self.stop_attempt(cx);
+        if self.wanted {
+            self.retry_at = Some(now + timers::RETRY_WHEN_DOWN);
+        }
+    }
+
+    fn answer_ping(&self, cx: &mut Context, nonce: u64, endpoint: SocketAddr, now: Instant) {
+        let Some(at) = cx.pings.iter().position(|(asked, ..)| *asked == nonce) else {
+            return;
+        };
+        if let Some((_, token, sent)) = cx.pings.remove(at) {
+            let (peer, rtt) = (self.id(), now.saturating_duration_since(sent));
+            cx.events.push_back(Event::Pong { peer, token, endpoint, rtt });
+        }
+    }
+
+    fn handle_pong(&mut self, cx: &mut Context, nonce: u64, seen: SocketAddr, now: Instant) {
+        let Some(path) = self.paths.answered(nonce, now) else {
+            return;
+        };
+        let peer = self.id();
+        if path.kind != PathKind::Relay && self.told.observed != Some(seen) {
+            self.told.observed = Some(seen);
+            cx.events.push_back(Event::Observed { peer, addr: seen });
+        }
+        if path.primary
+            && let Some(rtt) = path.rtt
+            && self
+                .told
+                .rtt_at
+                .is_none_or(|at| now >= at + RTT_EVENT_EVERY)
+        {
+            self.told.rtt_at = Some(now);
+            cx.events.push_back(Event::Rtt {
+                peer,
+                endpoint: path.addr,
+                rtt,
+                loss: path.loss,
+            });
+        }
+        self.review(cx, now);
+    }
+
+    fn review(&mut self, cx: &mut Context, now: Instant) {
+        if let Some(activity) = self.activity(cx, now) {
+            let change = self.paths.review(&activity, now);
+            self.path_changed(cx, change);
+        }
+    }
+
+    fn activity(&self, cx: &Context, now: Instant) -> Option<Activity> {
+        let live = self.current_live()?;
+        let session = &live.session;
+        let now_ms = cx.millis(now);
+        let last_data = session.last_data_rx_ms().max(session.last_data_tx_ms());
+        let unheard = session.stats().rx_packets == 0 && now < live.created + timers::CONFIRM_FOR;
+        Some(Activity {
+            active: last_data != 0 && now_ms.saturating_sub(last_data) < ACTIVE_MS,
+            wanted: self.wanted,
+            eager: unheard.then_some(timers::CONFIRM_EVERY),
+            waiting_since: session.waiting_since_ms().map(|ms| cx.instant(ms)),
+            controls: self.controls,
+        })
+    }
+
+    /// Everything that happens by time inside the current session.
+    pub(super) fn drive_session(&mut self, cx: &mut Context, now: Instant) {
+        self.review(cx, now);
+        if now >= self.next_tick {
+            self.next_tick = now + timers::TICK;
+            self.tick(cx, now);
+        }
+        while let Some(activity) = self.activity(cx, now) {
+            let entropy = &mut cx.entropy;
+            let Some(probe) = self.paths.poll_probe(&activity, now, || entropy.u64()) else {
+                break;
+            };
+            let (nonce, primary) = (probe.nonce, probe.primary);
+            self.say(cx, probe.addr, &Control::Ping { nonce, primary }, now);
+        }
+    }
+
+    fn tick(&mut self, cx: &mut Context, now: Instant) {
+        let Some(live) = self.current_live() else {
+            return;
+        };
+        let (session, created, rekey_at) = (live.session.clone(), live.created, live.rekey_at);
+        let (stats, now_ms) = (session.stats(), cx.millis(now));
+        let since = |ms: u64| Duration::from_millis(now_ms.saturating_sub(ms));
+
+        // Something came and nothing went back: let the member know that it arrived.
+        if session.last_data_rx_ms() > stats.last_tx_ms
+            && since(stats.last_tx_ms) >= timers::KEEPALIVE
+        {
+            self.say_primary(cx, &self.keepalive(cx), now);
+        }
+        if self.attempt.is_some() {
+            return;
+        }
+        let in_use = self.wanted
+            || (session.last_data_tx_ms() != 0
+                && now_ms.saturating_sub(session.last_data_tx_ms()) < IN_USE_MS);
+        let silent = since(stats.last_rx_ms).min(now.saturating_duration_since(created));
+        let dead = self.paths.trouble_since().is_some() && silent >= timers::DEAD_PEER;
+        let old = in_use && now >= rekey_at;
+        if dead || old || session.is_running_out() {
+            self.begin(cx, timers::ATTEMPT, now);
+        }
+    }
+
+    /// When [`drive_session`](Self::drive_session) has something to do.
+    pub(super) fn next_live(&self, cx: &Context, now: Instant) -> Option<Instant> {
+        let activity = self.activity(cx, now)?;
+        let probe = self.paths.poll_timeout(&activity, now);
+        Some(probe.map_or(self.next_tick, |at| at.min(self.next_tick)))
+    }
+}

@@ -1,0 +1,369 @@
+//! One member: its sessions, the handshake under way, its paths, and when to look again.
+//!
+//! `sessions` holds the keys, `live` the traffic of the core itself inside a session.
+
+mod live;
+mod sessions;
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kanpachi_common::{NetworkId, NodeId};
+
+use self::sessions::{Agreed, Live, Pending};
+use super::{
+    context::Context,
+    event::{CloseReason, Event, PathState, PeerStatus, SessionStatus},
+    initiation::{Attempt, Cookies, Round},
+    mac::PublicMacs,
+    payload::HandshakeCounter,
+    timers, wire,
+};
+use crate::path::{Candidate, Change, PathSet};
+
+/// A member that this node may have a session with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// The member.
+    pub node_id: NodeId,
+    /// Its X25519 public key, from the roster.
+    pub tunnel_key: [u8; 32],
+    /// Networks in common: the member is told the epochs of these and of no others.
+    pub networks: Vec<NetworkId>,
+}
+
+pub(crate) struct Peer {
+    config: PeerConfig,
+    macs: PublicMacs,
+    /// This node has the smaller id: it chooses among paths, and its sessions win when handshakes cross.
+    controls: bool,
+    wanted: bool,
+    paths: PathSet,
+    attempt: Option<Attempt>,
+    /// Next attempt after one that came to nothing.
+    retry_at: Option<Instant>,
+    cookies: Cookies,
+    pending: Vec<Pending>,
+    /// Confirmed sessions, oldest first.
+    sessions: Vec<Live>,
+    /// Local index of the session to send with.
+    current: Option<u32>,
+    /// Highest counter of a confirmed handshake that the member started.
+    newest: Option<HandshakeCounter>,
+    up_since: Option<Instant>,
+    next_tick: Instant,
+    reported: Option<PathState>,
+    told: Told,
+    /// What the timer queue holds for this peer.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// What events have said last, so that they say only news.
+#[derive(Default)]
+struct Told {
+    epochs: Option<(u64, Vec<(NetworkId, u64)>)>,
+    observed: Option<SocketAddr>,
+    rtt_at: Option<Instant>,
+}
+
+impl Peer {
+    pub(crate) fn new(config: PeerConfig, own: NodeId, now: Instant) -> Self {
+        Self {
+            macs: PublicMacs::of(&config.tunnel_key),
+            controls: own < config.node_id,
+            config,
+            wanted: false,
+            paths: PathSet::default(),
+            attempt: None,
+            retry_at: None,
+            cookies: Cookies::default(),
+            pending: Vec::new(),
+            sessions: Vec::new(),
+            current: None,
+            newest: None,
+            up_since: None,
+            next_tick: now,
+            reported: None,
+            told: Told::default(),
+            deadline: None,
+        }
+    }
+
+    pub(crate) const fn config(&self) -> &PeerConfig {
+        &self.config
+    }
+
+    pub(crate) const fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    fn id(&self) -> NodeId {
+        self.config.node_id
+    }
+
+    /// New facts about the same member and key.
+    pub(crate) fn update(&mut self, config: PeerConfig) {
+        debug_assert_eq!(config.tunnel_key, self.config.tunnel_key);
+        self.config = config;
+    }
+
+    pub(crate) fn offer(&mut self, cx: &mut Context, candidates: &[Candidate], now: Instant) {
+        let new = self.paths.offer(candidates);
+        if let Some(round) = self.attempt.as_mut().and_then(|a| a.round.as_mut()) {
+            for addr in self.paths.race_order() {
+                round.add(addr, now);
+            }
+        } else if new && self.wanted && !self.has_session() {
+            self.begin(cx, timers::ATTEMPT, now);
+        }
+        self.report(cx);
+    }
+
+    pub(crate) fn connect(&mut self, cx: &mut Context, now: Instant) {
+        self.wanted = true;
+        if !self.has_session() && self.attempt.is_none() {
+            self.begin(cx, timers::ATTEMPT, now);
+        }
+        self.report(cx);
+    }
+
+    pub(crate) fn network_changed(&mut self, cx: &mut Context, now: Instant) {
+        self.paths.probe_all();
+        if self.wanted && !self.has_session() {
+            self.begin(cx, timers::ATTEMPT, now);
+            self.report(cx);
+        }
+    }
+
+    /// Tells the member, forgets all keys and stops trying.
+    pub(crate) fn shut(&mut self, cx: &mut Context, reason: CloseReason, now: Instant) {
+        self.wanted = false;
+        self.say_close(cx, reason, now);
+        self.stop_attempt(cx);
+        self.retry_at = None;
+        self.close_all(cx, reason);
+        self.report(cx);
+    }
+
+    fn has_session(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Starts trying for `patience` from now, from the beginning if it was trying already.
+    fn begin(&mut self, cx: &mut Context, patience: Duration, now: Instant) {
+        self.stop_attempt(cx);
+        self.retry_at = None;
+        self.attempt = Some(Attempt {
+            gives_up: now + patience,
+            round: self.new_round(cx, now),
+        });
+    }
+
+    fn new_round(&self, cx: &mut Context, now: Instant) -> Option<Round> {
+        let order = self.paths.race_order();
+        let rest_after = if self.paths.is_healthy() {
+            timers::REKEY_FALLBACK
+        } else {
+            Duration::ZERO
+        };
+        let mut round = Round::start(cx, &self.config, &self.macs, &order, rest_after, now)?;
+        round.send_due(cx, &self.cookies, now);
+        Some(round)
+    }
+
+    fn stop_attempt(&mut self, cx: &mut Context) {
+        if let Some(round) = self.attempt.take().and_then(|a| a.round) {
+            cx.indices.remove(&round.index);
+        }
+    }
+
+    fn drive_attempt(&mut self, cx: &mut Context, now: Instant) {
+        let Some(attempt) = &mut self.attempt else {
+            if self.retry_at.is_some_and(|at| at <= now) {
+                self.begin(cx, timers::RETRY, now);
+            }
+            return;
+        };
+        if let Some(round) = &mut attempt.round
+            && now < round.ends
+        {
+            round.send_due(cx, &self.cookies, now);
+            return;
+        }
+        let gives_up = attempt.gives_up;
+        if attempt.round.is_none() && now < gives_up {
+            // Still no address to try; one that comes starts a new attempt.
+            return;
+        }
+        self.stop_attempt(cx);
+        if now >= gives_up {
+            self.give_up(cx, now);
+        } else {
+            self.attempt = Some(Attempt {
+                gives_up,
+                round: self.new_round(cx, now),
+            });
+        }
+    }
+
+    fn give_up(&mut self, cx: &mut Context, now: Instant) {
+        if !self.paths.is_healthy() {
+            self.close_all(cx, CloseReason::Unreachable);
+        }
+        if self.wanted {
+            self.retry_at = Some(now + timers::RETRY_WHEN_DOWN);
+        }
+    }
+
+    pub(crate) fn handle_response(
+        &mut self,
+        cx: &mut Context,
+        from: SocketAddr,
+        response: &wire::Response<'_>,
+        now: Instant,
+    ) {
+        let round = self.attempt.as_mut().and_then(|a| a.round.as_mut());
+        let Some(round) = round.filter(|r| r.index == response.receiver) else {
+            cx.counters.refused += 1;
+            return;
+        };
+        let Some((keys, payload)) = round.finish(response) else {
+            cx.counters.undecryptable += 1;
+            return;
+        };
+        // The index goes on as that of the session.
+        let agreed = Agreed {
+            local_index: round.index,
+            remote_index: response.sender,
+            keys,
+            capabilities: payload.capabilities,
+            initiator: true,
+        };
+        self.attempt = None;
+        self.retry_at = None;
+        self.adopt(cx, agreed, from, now);
+        self.heard_epochs(cx, payload.generation, payload.epochs);
+        self.report(cx);
+    }
+
+    pub(crate) fn handle_cookie(
+        &mut self,
+        cx: &mut Context,
+        from: SocketAddr,
+        reply: &wire::CookieReply<'_>,
+        now: Instant,
+    ) {
+        let round = self.attempt.as_mut().and_then(|a| a.round.as_mut());
+        let taken = round
+            .filter(|r| r.index == reply.receiver)
+            .is_some_and(|r| r.handle_cookie(reply, from, &self.macs, &mut self.cookies, now));
+        if !taken {
+            cx.counters.refused += 1;
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, cx: &mut Context, now: Instant) {
+        self.expire(cx, now);
+        self.drive_attempt(cx, now);
+        self.drive_session(cx, now);
+        self.report(cx);
+    }
+
+    pub(crate) fn poll_timeout(&self, cx: &Context, now: Instant) -> Option<Instant> {
+        let attempt = self.attempt.as_ref().map(|a| {
+            let round = a.round.as_ref().map(|r| r.poll_timeout(now));
+            round.unwrap_or(a.gives_up)
+        });
+        [
+            attempt,
+            self.retry_at,
+            self.next_expiry(),
+            self.next_live(cx, now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn path_changed(&mut self, cx: &mut Context, change: Option<Change>) {
+        if let Some(Change { endpoint, kind }) = change {
+            let peer = self.id();
+            cx.events.push_back(Event::EndpointChanged {
+                peer,
+                endpoint,
+                kind,
+            });
+        }
+    }
+
+    fn heard_epochs(&mut self, cx: &mut Context, generation: u64, epochs: Vec<(NetworkId, u64)>) {
+        let news = Some((generation, epochs));
+        if self.told.epochs != news
+            && let Some((generation, epochs)) = news.clone()
+        {
+            self.told.epochs = news;
+            let peer = self.id();
+            cx.events.push_back(Event::Epochs {
+                peer,
+                generation,
+                epochs,
+            });
+        }
+    }
+
+    fn state(&self) -> PathState {
+        match (self.paths.primary(), self.up_since) {
+            (Some(path), Some(since)) if self.current.is_some() && !self.is_lost() => {
+                PathState::Up {
+                    endpoint: path.endpoint,
+                    kind: path.kind,
+                    since,
+                }
+            }
+            _ if self.attempt.is_some() => PathState::Connecting,
+            _ => PathState::Down,
+        }
+    }
+
+    /// There are keys, but the member has been silent for so long that a new handshake is under way.
+    fn is_lost(&self) -> bool {
+        self.attempt.is_some() && self.paths.trouble_since().is_some()
+    }
+
+    fn report(&mut self, cx: &mut Context) {
+        let state = self.state();
+        let before = self.reported.unwrap_or(PathState::Down);
+        if state != before {
+            self.reported = Some(state);
+            let peer = self.id();
+            cx.events.push_back(Event::PathState { peer, state });
+        }
+    }
+
+    pub(crate) fn status(&self, now: Instant) -> PeerStatus {
+        PeerStatus {
+            state: self.state(),
+            wanted: self.wanted,
+            session: self.current_live().map(|live| SessionStatus {
+                age: now.saturating_duration_since(live.created),
+                initiator: live.session.info().initiator,
+                stats: live.session.stats(),
+            }),
+            paths: self.paths.status(now),
+        }
+    }
+
+    fn current_live(&self) -> Option<&Live> {
+        let current = self.current?;
+        self.sessions
+            .iter()
+            .find(|l| l.session.local_index() == current)
+    }
+
+    fn current_session(&self) -> Option<Arc<super::Session>> {
+        self.current_live().map(|live| Arc::clone(&live.session))
+    }
+}
