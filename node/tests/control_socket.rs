@@ -49,8 +49,8 @@ impl Small {
 
 #[async_trait]
 impl Control for Small {
-    async fn status(&self) -> Status {
-        status()
+    async fn status(&self) -> Result<Status, ApiError> {
+        Ok(status())
     }
 
     async fn join(&self, invite: Secret) -> Result<JoinReply, ApiError> {

@@ -17,7 +17,7 @@ use super::{
 #[async_trait]
 pub trait Control: Send + Sync + 'static {
     /// Everything, at this moment. Cheap: `list`, `peer` and `ping` are answered from it too.
-    async fn status(&self) -> Status;
+    async fn status(&self) -> Result<Status, ApiError>;
 
     /// Joins by an invite. Returns when the membership is on disk and the adapter is up.
     async fn join(&self, invite: Secret) -> Result<JoinReply, ApiError>;

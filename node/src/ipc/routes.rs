@@ -68,12 +68,12 @@ async fn version() -> Json<VersionReply> {
     })
 }
 
-async fn status(State(shared): State<Shared>) -> Json<Status> {
-    Json(shared.control.status().await)
+async fn status(State(shared): State<Shared>) -> Result<Json<Status>, Rejection> {
+    Ok(Json(shared.control.status().await?))
 }
 
-async fn list(State(shared): State<Shared>) -> Json<ListReply> {
-    Json(shared.control.status().await.list())
+async fn list(State(shared): State<Shared>) -> Result<Json<ListReply>, Rejection> {
+    Ok(Json(shared.control.status().await?.list()))
 }
 
 #[derive(Deserialize)]
@@ -88,7 +88,7 @@ async fn peer(
     let Ok(Query(Target { target })) = target else {
         return Err(ApiError::usage("the query needs a target: /v1/peer?target=NAME").into());
     };
-    Ok(Json(shared.control.status().await.find(&target)?))
+    Ok(Json(shared.control.status().await?.find(&target)?))
 }
 
 async fn join(
@@ -150,7 +150,7 @@ async fn ping(State(shared): State<Shared>, body: Body) -> Result<Response, Reje
     {
         return Err(ApiError::usage("a ping has a count of 1 to 100000, an interval of 100 to 60000 ms and a timeout of 10 to 30000 ms").into());
     }
-    let target = shared.control.status().await.find(&request.target)?.peer;
+    let target = shared.control.status().await?.find(&request.target)?.peer;
     let pings = Pings {
         shared,
         target,
