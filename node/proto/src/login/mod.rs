@@ -33,6 +33,9 @@ const MIN_BACKOFF: Duration = Duration::from_millis(500);
 /// Longest wait that a coordinator may ask for.
 const MAX_ASKED: Duration = Duration::from_secs(300);
 const PING: Duration = Duration::from_millis(PING_MS);
+/// A ping counts as missed after this, and the next one goes out: so three missed ones are noticed within
+/// 3 s + 3 × 1.5 s of the last sign of life.
+const PING_ANSWER: Duration = Duration::from_millis(1500);
 
 /// One dial and what became of it. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

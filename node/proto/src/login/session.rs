@@ -12,7 +12,7 @@ use kanpachi_common::{
 };
 
 use super::{
-    Action, Attempt, Event, Live, Login, MAX_ASKED, MIN_BACKOFF, PING, Phase, Trouble, Welcomed,
+    Action, Attempt, Event, Live, Login, MAX_ASKED, MIN_BACKOFF, PING, PING_ANSWER, Phase, Trouble, Welcomed,
 };
 
 impl Login {
@@ -39,7 +39,10 @@ impl Login {
         if let Phase::Live(live) = &mut self.phase
             && live.attempt == attempt
         {
-            live.unanswered = 0;
+            if live.unanswered > 0 {
+                live.unanswered = 0;
+                live.next_ping = now + PING;
+            }
             match message {
                 ServerMessage::Ping(nonce) => {
                     let frame = ClientMessage::Pong(nonce).frame(id);
@@ -212,7 +215,7 @@ impl Login {
             return self.lose(trouble, now);
         }
         live.unanswered += 1;
-        live.next_ping = now + PING;
+        live.next_ping = now + PING_ANSWER;
         let frame = ClientMessage::Ping(Nonce(u64::from(live.unanswered))).frame(0);
         self.actions.push_back(Action::Send { attempt, frame });
     }

@@ -1,0 +1,121 @@
+//! The daemon as the control socket sees it: requests go to the core task, pings to the engine.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kanpachi_common::{NodeId, invite::Invite};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{core::Request, engine};
+use crate::ipc::{
+    api::{InviteReply, InviteRequest, JoinReply, NickReply, Path, Secret, Status},
+    control::{Control, Pong},
+    error::{ApiError, code},
+};
+
+/// How long a request to the coordinator may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Passes requests on.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) engine: engine::Handle,
+    pub(super) stop: CancellationToken,
+}
+
+fn stopping() -> ApiError {
+    ApiError::failed(code::FAILED, "the daemon is stopping")
+}
+
+/// Reads an invite, in words for people when it is none.
+pub(super) fn parse(invite: &Secret) -> Result<Box<Invite>, ApiError> {
+    Invite::parse(invite.expose()).map(Box::new).map_err(|e| {
+        ApiError::refused(code::BAD_INVITE, e)
+            .hint("an invite is one line; put it in quotes: kanpachi join 'kanpachi://join/…'")
+    })
+}
+
+impl Daemon {
+    async fn ask<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, ApiError> {
+        let (sender, receiver) = oneshot::channel();
+        self.requests
+            .send(make(sender))
+            .await
+            .map_err(|_| stopping())?;
+        receiver.await.map_err(|_| stopping())
+    }
+
+    async fn ask_coordinator<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Request,
+    ) -> Result<T, ApiError> {
+        match tokio::time::timeout(PATIENCE, self.ask(make)).await {
+            Ok(result) => result?,
+            Err(_) => Err(ApiError::unreachable(
+                code::COORDINATOR_UNREACHABLE,
+                "the coordinator does not answer",
+            )
+            .hint("see why: kanpachi status")),
+        }
+    }
+}
+
+#[async_trait]
+impl Control for Daemon {
+    async fn status(&self) -> Result<Status, ApiError> {
+        self.ask(Request::Status).await
+    }
+
+    async fn join(&self, invite: Secret) -> Result<JoinReply, ApiError> {
+        let invite = parse(&invite)?;
+        self.ask(|reply| Request::Join(invite, reply)).await?
+    }
+
+    async fn invite(&self, request: InviteRequest) -> Result<InviteReply, ApiError> {
+        self.ask_coordinator(|reply| Request::Invite(request, reply))
+            .await
+    }
+
+    async fn set_nick(&self, name: String) -> Result<NickReply, ApiError> {
+        self.ask_coordinator(|reply| Request::SetNick(name, reply))
+            .await
+    }
+
+    async fn ping(&self, node_id: &str, timeout: Duration) -> Result<Option<Pong>, ApiError> {
+        let node = NodeId::parse(node_id).ok_or_else(|| ApiError::usage("not a node id"))?;
+        let deadline = tokio::time::Instant::now() + timeout;
+        // The first ping may have to wait for a handshake: ask again until the time is up.
+        while tokio::time::Instant::now() < deadline {
+            let (sender, receiver) = oneshot::channel();
+            self.engine.send(engine::Command::Ping(node, sender)).await;
+            let once = tokio::time::timeout_at(deadline, receiver).await;
+            match once {
+                Ok(Ok(pong)) => {
+                    let path = if pong.on_link {
+                        Path::Lan
+                    } else {
+                        Path::Direct
+                    };
+                    return Ok(Some(Pong {
+                        path,
+                        via: None,
+                        endpoint: Some(pong.endpoint),
+                        rtt: pong.rtt,
+                    }));
+                }
+                Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(_) => break,
+            }
+        }
+        Ok(None)
+    }
+
+    fn down(&self) {
+        self.stop.cancel();
+    }
+}

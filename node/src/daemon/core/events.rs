@@ -1,0 +1,302 @@
+//! What engine, swarm and coordinator say.
+
+use std::time::Instant;
+
+use kanpachi_common::{
+    NodeId, UnixTime,
+    wire::control::{ClientMessage, Pull, Registration, ServerMessage, codes},
+};
+use kanpachi_proto::{
+    login::{Event as Login, Welcomed},
+    roster::{Refusal, Update},
+};
+
+use super::{Core, Pending, engine, swarm};
+use crate::daemon::{clock, control_io::Line};
+
+/// A clock that is off by more than this is told about, in seconds.
+const CLOCK_TOLERANCE: u64 = 300;
+
+impl Core {
+    pub(super) async fn handle_engine(&mut self, event: engine::Event) {
+        match event {
+            engine::Event::Up(peer, endpoint) => self.remember(&peer, &[endpoint]),
+            engine::Event::Down(peer) => self.handle_down(peer).await,
+            engine::Event::Observed(addr) => self.note_observed(addr),
+            engine::Event::Epochs {
+                peer,
+                generation,
+                epochs,
+            } => {
+                tracing::trace!(%peer, generation, ?epochs, "rosters of a peer");
+                self.compare_epochs(generation, &epochs);
+            }
+        }
+    }
+
+    /// A peer knows a newer roster than the one here: the coordinator will have it too.
+    fn compare_epochs(&mut self, generation: u64, epochs: &[(kanpachi_common::NetworkId, u64)]) {
+        let Some(session) = &mut self.state.session else {
+            return;
+        };
+        let behind = epochs.iter().any(|(network, epoch)| {
+            session
+                .rosters
+                .roster(network)
+                .is_some_and(|r| (r.head().generation, r.head().epoch) < (generation, *epoch))
+        });
+        if behind {
+            let held = session.rosters.held();
+            let _ = session.login.request(&ClientMessage::Pull(Pull { held }));
+        }
+    }
+
+    /// A tunnel that should be up is not: let both sides be introduced by a relay, or stop trying when the
+    /// coordinator knows that the peer is gone.
+    async fn handle_down(&mut self, peer: NodeId) {
+        let Some(session) = &self.state.session else {
+            return;
+        };
+        let connected = matches!(
+            session.login.state(),
+            kanpachi_proto::login::State::Connected { .. }
+        );
+        if connected && !self.state.online.contains_key(&peer) {
+            self.engine.send(engine::Command::Disconnect(peer)).await;
+        } else {
+            session.swarm.send(swarm::Command::Introduce(peer)).await;
+        }
+    }
+
+    pub(super) async fn handle_swarm(&mut self, event: swarm::Event) {
+        let now = Instant::now();
+        match event {
+            swarm::Event::Line { attempt, line } => {
+                let Some(session) = &mut self.state.session else {
+                    return;
+                };
+                match line {
+                    Line::Opened { server, sender } => {
+                        session.lines.insert(attempt, sender);
+                        session.login.handle_opened(attempt, server, now);
+                    }
+                    Line::Frame(frame) => session.login.handle_frame(attempt, &frame, now),
+                    Line::Garbage(reason) => session.login.handle_garbage(attempt, reason, now),
+                    Line::Failed(reason) => {
+                        session.lines.remove(&attempt);
+                        session.login.handle_failed(attempt, reason, now);
+                    }
+                }
+            }
+            swarm::Event::Observed(addr) => self.note_observed(addr),
+            swarm::Event::OnLan { node, addr } => self.note_heard(node, vec![addr]).await,
+            swarm::Event::Addresses { node, addrs } => self.note_heard(node, addrs).await,
+        }
+    }
+
+    pub(super) async fn handle_login(&mut self, event: Login) {
+        match event {
+            Login::Welcome(welcomed) => self.handle_welcome(*welcomed).await,
+            Login::Message { id, message } => self.handle_message(id, message).await,
+            Login::Unreachable(trouble) => {
+                if self.state.last_error.is_none() {
+                    tracing::warn!(%trouble, "no coordinator; tunnels go on");
+                    self.state.coordinator_since = Some(jiff::Timestamp::now());
+                }
+                self.state.last_error = Some(trouble.to_string());
+                self.fail_pending();
+                self.join_trouble(&trouble);
+            }
+            Login::Refused { address, refused } => {
+                tracing::debug!(%address, code = refused.code, "refused by the coordinator");
+                self.join_refused(&refused);
+            }
+        }
+    }
+
+    async fn handle_welcome(&mut self, welcomed: Welcomed) {
+        tracing::info!("logged in");
+        self.check_clock(welcomed.time);
+        self.state.last_error = None;
+        self.state.last_address = Some(welcomed.address.to_string());
+        self.state.coordinator_since = Some(jiff::Timestamp::now());
+        // What the coordinator said of presence belongs to the session that ended.
+        self.state.online.clear();
+        let (manifest, directory) = (
+            welcomed.manifest.signed().clone(),
+            welcomed.directory.signed().clone(),
+        );
+        if self.is_registered() {
+            self.take_keys(&manifest, &directory).await;
+        } else {
+            // Nothing is written for a coordinator that may say no.
+            self.state.offered = Some((manifest, directory));
+        }
+        if let Some(registration) = &welcomed.registration {
+            self.take_registration(registration).await;
+        } else if self.state.joining.is_none() {
+            self.state.last_error = Some(
+                "the coordinator does not know this machine: join again with a new invite".into(),
+            );
+            tracing::warn!(
+                "the coordinator does not know this machine: join again with a new invite"
+            );
+        }
+        self.send_join();
+    }
+
+    /// Newer keys and servers.
+    pub(super) async fn take_keys(
+        &mut self,
+        manifest: &kanpachi_common::Signed<kanpachi_common::org::Manifest>,
+        directory: &kanpachi_common::Signed<kanpachi_common::org::Directory>,
+    ) {
+        let Some(session) = &mut self.state.session else {
+            return;
+        };
+        let known = session
+            .rosters
+            .manifest()
+            .is_some_and(|m| m.signed() == manifest);
+        let outcome = if known {
+            Ok(None)
+        } else {
+            session.rosters.check_manifest(manifest).map(Some)
+        };
+        self.settle("keys", outcome);
+        let Some(session) = &mut self.state.session else {
+            return;
+        };
+        let outcome = session.rosters.check_directory(directory);
+        self.settle("servers", outcome);
+        self.servers_changed().await;
+    }
+
+    pub(super) fn is_registered(&self) -> bool {
+        self.state.ipv4.is_some()
+    }
+
+    pub(super) async fn take_registration(&mut self, registration: &Registration) {
+        if self.state.ipv4 != Some(registration.ipv4) {
+            if self.state.adapter.is_some() {
+                tracing::error!(
+                    "the coordinator gives this machine another address than before; the old one stays until the next start"
+                );
+                return;
+            }
+            if let Err(error) = self.db.set_ipv4(registration.ipv4) {
+                tracing::error!(%error, "the address was not stored");
+                return;
+            }
+            self.state.ipv4 = Some(registration.ipv4);
+        }
+        if let Err(error) = self.bring_adapter_up().await {
+            tracing::error!(%error, "no adapter");
+            self.finish_join(Err(error));
+        }
+    }
+
+    async fn handle_message(&mut self, id: u64, message: ServerMessage) {
+        let Some(session) = &mut self.state.session else {
+            return;
+        };
+        let changed = match message {
+            ServerMessage::Delta(delta) => {
+                let outcome = session.rosters.check_delta(*delta);
+                self.pull_if_needed(&outcome);
+                self.settle("a change of the roster", outcome)
+            }
+            ServerMessage::Page(page) => {
+                let outcome = session.rosters.check_page(*page);
+                self.settle("a roster", outcome)
+            }
+            ServerMessage::Secret(secret) => {
+                let outcome = session.rosters.check_secret(secret.network, secret.secret);
+                self.settle("a network secret", outcome);
+                false
+            }
+            ServerMessage::Removed(removed) => {
+                tracing::warn!(network = %removed.network.short(), "this machine is no member any more");
+                self.take_up(Update::Removed(removed.network))
+            }
+            ServerMessage::Directory(news) => {
+                self.take_keys(&news.manifest, &news.directory).await;
+                false
+            }
+            ServerMessage::PeerOnline(online) => {
+                self.handle_online(online).await;
+                false
+            }
+            ServerMessage::PeerOffline(offline) => {
+                self.state.online.remove(&offline.node);
+                false
+            }
+            message => {
+                self.handle_reply(id, message).await;
+                false
+            }
+        };
+        if changed {
+            self.members_changed().await;
+        }
+        self.check_join(Instant::now()).await;
+    }
+
+    fn pull_if_needed(&mut self, outcome: &Result<Option<Update>, Refusal>) {
+        if matches!(outcome, Err(Refusal::NotHeld))
+            && let Some(session) = &mut self.state.session
+        {
+            let held = session.rosters.held();
+            let _ = session.login.request(&ClientMessage::Pull(Pull { held }));
+        }
+    }
+
+    async fn handle_online(&mut self, online: kanpachi_common::wire::control::PeerOnline) {
+        let addrs: Vec<_> = online
+            .candidates
+            .iter()
+            .map(|c| c.addr)
+            .filter(|a| self.overlay.is_underlay(a))
+            .collect();
+        self.state.online.insert(online.node, online.candidates);
+        if self.state.peers.contains_key(&online.node) {
+            self.remember(&online.node, &addrs);
+            self.tell_candidates(&online.node).await;
+            self.engine
+                .send(engine::Command::Connect(online.node))
+                .await;
+        }
+    }
+
+    async fn handle_reply(&mut self, id: u64, message: ServerMessage) {
+        match (self.state.pending.remove(&id), message) {
+            (Some(Pending::Join), ServerMessage::Joined(joined)) => {
+                self.handle_joined(joined).await
+            }
+            (Some(Pending::Join), ServerMessage::Refused(refused)) => self.join_refused(&refused),
+            (Some(Pending::Invite(request, reply)), message) => {
+                Self::answer_invite(request, reply, message)
+            }
+            (Some(Pending::SetNick(reply)), message) => Self::answer_nick(reply, message),
+            (None, ServerMessage::Done(_)) => {}
+            (None, ServerMessage::Refused(refused)) if refused.code == codes::BUSY => {}
+            (_, message) => self.unexpected(&message),
+        }
+    }
+
+    fn check_clock(&mut self, theirs: UnixTime) {
+        let ours = clock::wall();
+        let off = ours.0.abs_diff(theirs.0);
+        if off <= CLOCK_TOLERANCE || self.state.clock_warned {
+            return;
+        }
+        self.state.clock_warned = true;
+        let off = humantime::format_duration(std::time::Duration::from_secs(off));
+        let side = if ours < theirs { "behind" } else { "ahead of" };
+        let line = format!(
+            "the clock of this machine is {off} {side} the coordinator's: set it, or expiry dates are misjudged"
+        );
+        tracing::warn!("{line}");
+        self.progress.warn(line);
+    }
+}

@@ -1,0 +1,292 @@
+//! The task in the middle of the daemon: it owns what the node knows, and tells engine and swarm what to do.
+//!
+//! Everything verified is written to disk before it is acted on, here and nowhere else.
+
+mod candidates;
+mod events;
+mod requests;
+mod rosters;
+mod session;
+mod status;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kanpachi_common::{Candidate, NodeId, OrgId, invite::Invite, wire::control::ServerMessage};
+use kanpachi_proto::roster::Peer;
+use kanpachi_transport::SharedSocket;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    engine,
+    state::{Database, Keys},
+    swarm,
+};
+use crate::{
+    cli::steps::Progress,
+    dataplane::{Dataplane, OutboundThread},
+    ipc::{
+        api::{InviteReply, InviteRequest, JoinReply, NickReply, Status},
+        error::ApiError,
+    },
+    platform::{Adapter as _, LocalAddress, Native, Platform},
+};
+
+pub(super) use session::Session;
+
+/// The adapter of this system.
+pub(super) type NativeAdapter = <Native as Platform>::Adapter;
+/// What writes to it.
+pub(super) type NativeWriter = <NativeAdapter as crate::platform::Adapter>::Writer;
+
+/// How often reflectors are asked, and expiry is looked at.
+const TICK: Duration = Duration::from_secs(25);
+/// A join that no coordinator answers is given up after this.
+const JOIN_PATIENCE: Duration = Duration::from_secs(12);
+/// After a login, a join and everything behind it is given up after this.
+const JOIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// What the control socket asks of the task.
+#[derive(Debug)]
+pub(super) enum Request {
+    Status(oneshot::Sender<Status>),
+    Join(Box<Invite>, oneshot::Sender<Result<JoinReply, ApiError>>),
+    Invite(
+        InviteRequest,
+        oneshot::Sender<Result<InviteReply, ApiError>>,
+    ),
+    SetNick(String, oneshot::Sender<Result<NickReply, ApiError>>),
+}
+
+/// A request that the coordinator has not answered yet.
+#[derive(Debug)]
+enum Pending {
+    Join,
+    Invite(
+        InviteRequest,
+        oneshot::Sender<Result<InviteReply, ApiError>>,
+    ),
+    SetNick(oneshot::Sender<Result<NickReply, ApiError>>),
+}
+
+/// A join under way.
+#[derive(Debug)]
+struct Joining {
+    invite: Box<Invite>,
+    reply: oneshot::Sender<Result<JoinReply, ApiError>>,
+    deadline: Instant,
+    /// The network and the name that the coordinator gave; from then on only the roster is waited for.
+    joined: Option<(kanpachi_common::NetworkId, String)>,
+}
+
+/// What the task is made of.
+pub(super) struct Core {
+    pub(super) keys: Keys,
+    pub(super) db: Database,
+    pub(super) boot: u64,
+    pub(super) name: String,
+    pub(super) interface: String,
+    pub(super) socket: SharedSocket,
+    pub(super) tcp_port: u16,
+    pub(super) overlay: super::overlay::Overlay,
+    pub(super) engine: engine::Handle,
+    pub(super) dataplane: Arc<Dataplane<NativeWriter>>,
+    pub(super) progress: Arc<dyn Progress>,
+    pub(super) local: Arc<[LocalAddress]>,
+    pub(super) stop: CancellationToken,
+    /// Addresses of a coordinator in this very process.
+    pub(super) own_coordinator: Vec<kanpachi_common::org::Address>,
+    pub(super) complaints: super::complaints::Complaints,
+    state: State,
+}
+
+/// What the task knows and has under way.
+#[derive(Default)]
+struct State {
+    session: Option<Session>,
+    swarm_events: Option<mpsc::Receiver<swarm::Event>>,
+    ipv4: Option<Option<Ipv4Addr>>,
+    adapter: Option<NativeAdapter>,
+    outbound: Option<OutboundThread>,
+    peers: BTreeMap<NodeId, Peer>,
+    /// What the coordinator says of who is online, and where.
+    online: BTreeMap<NodeId, Vec<Candidate>>,
+    /// What the local network and other nodes say.
+    heard: BTreeMap<NodeId, Vec<SocketAddr>>,
+    /// Where peers were last, from the disk.
+    known: BTreeMap<NodeId, Vec<SocketAddr>>,
+    /// Where others see this node.
+    observed: Vec<SocketAddr>,
+    pending: HashMap<u64, Pending>,
+    joining: Option<Joining>,
+    coordinator_since: Option<jiff::Timestamp>,
+    last_error: Option<String>,
+    last_address: Option<String>,
+    clock_warned: bool,
+    /// Keys and servers of the coordinator that a join is under way with: they count when it lets this node in.
+    offered: Option<(
+        kanpachi_common::Signed<kanpachi_common::org::Manifest>,
+        kanpachi_common::Signed<kanpachi_common::org::Directory>,
+    )>,
+}
+
+/// Everything that a [`Core`] is given.
+pub(super) struct Parts {
+    pub(super) keys: Keys,
+    pub(super) db: Database,
+    pub(super) boot: u64,
+    pub(super) name: String,
+    pub(super) interface: String,
+    pub(super) socket: SharedSocket,
+    pub(super) tcp_port: u16,
+    pub(super) overlay: super::overlay::Overlay,
+    pub(super) engine: engine::Handle,
+    pub(super) dataplane: Arc<Dataplane<NativeWriter>>,
+    pub(super) progress: Arc<dyn Progress>,
+    pub(super) stop: CancellationToken,
+    pub(super) own_coordinator: Vec<kanpachi_common::org::Address>,
+}
+
+impl Core {
+    /// Takes up what is on disk: the organisation, the address, the peers.
+    pub(super) async fn start(parts: Parts) -> Result<Self, ApiError> {
+        let Parts {
+            keys,
+            db,
+            boot,
+            name,
+            interface,
+            socket,
+            tcp_port,
+            overlay,
+            engine,
+            dataplane,
+            progress,
+            stop,
+            own_coordinator,
+        } = parts;
+        let local = Arc::from([]);
+        let state = State::default();
+        let mut core = Self {
+            keys,
+            db,
+            boot,
+            name,
+            interface,
+            socket,
+            tcp_port,
+            overlay,
+            engine,
+            dataplane,
+            progress,
+            local,
+            stop,
+            own_coordinator,
+            state,
+            complaints: super::complaints::Complaints::default(),
+        };
+        for known in core.db.known_candidates()? {
+            core.state
+                .known
+                .entry(known.node)
+                .or_default()
+                .push(known.addr);
+        }
+        core.state.ipv4 = core.db.ipv4()?;
+        if let Some(org) = core.db.org()? {
+            let hints = core.db.hints()?;
+            core.begin_session(org, hints).await?;
+            core.bring_adapter_up().await?;
+            core.members_changed().await;
+        }
+        Ok(core)
+    }
+
+    /// What `up` prints: nothing before the first join.
+    pub(super) fn standing(&self) -> Option<JoinReply> {
+        Some(self.join_reply(self.own_name()?))
+    }
+
+    /// This node.
+    pub(super) fn me(&self) -> NodeId {
+        self.keys.identity.node_id()
+    }
+
+    /// The organisation, once there is one.
+    fn org(&self) -> Option<OrgId> {
+        self.state.session.as_ref().map(|s| s.rosters.org())
+    }
+
+    /// Runs until the daemon stops.
+    pub(super) async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut engine_events: mpsc::Receiver<engine::Event>,
+        mut addresses: tokio::sync::watch::Receiver<Arc<[LocalAddress]>>,
+    ) {
+        let mut tick = tokio::time::interval(TICK);
+        let stop = self.stop.clone();
+        let local = Arc::clone(&addresses.borrow_and_update());
+        self.set_local(local).await;
+        loop {
+            self.drive().await;
+            let due = self.next_timeout();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(request) = requests.recv() => self.handle_request(request).await,
+                event = next(&mut self.state.swarm_events) => self.handle_swarm(event).await,
+                Some(event) = engine_events.recv() => self.handle_engine(event).await,
+                Ok(()) = addresses.changed() => {
+                    let local = Arc::clone(&addresses.borrow_and_update());
+                    self.set_local(local).await;
+                    self.engine.send(engine::Command::NetworkChanged).await;
+                }
+                _ = tick.tick() => self.handle_tick().await,
+                () = super::clock::until(due) => self.handle_timeout().await,
+            }
+        }
+        self.shut_down().await;
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let login = self.state.session.as_ref().map(|s| s.login.poll_timeout());
+        let joining = self.state.joining.as_ref().map(|j| j.deadline);
+        [login, joining].into_iter().flatten().min()
+    }
+
+    async fn shut_down(mut self) {
+        if let Some(session) = self.state.session.take() {
+            session.stop.cancel();
+        }
+        self.dataplane.detach();
+        if let Some(adapter) = self.state.adapter.take() {
+            adapter.stop();
+            if let Some(Err(error)) = self.state.outbound.take().map(OutboundThread::join) {
+                tracing::debug!(%error, "the adapter's reader");
+            }
+            if let Err(error) = adapter.close().await {
+                tracing::debug!(%error, "the adapter");
+            }
+        }
+    }
+
+    /// An answer without a question is for the log only.
+    fn unexpected(&self, message: &ServerMessage) {
+        tracing::debug!(?message, "unexpected from the coordinator");
+    }
+}
+
+/// The next event of the swarm, once there is one.
+async fn next(events: &mut Option<mpsc::Receiver<swarm::Event>>) -> swarm::Event {
+    if let Some(receiver) = events
+        && let Some(event) = receiver.recv().await
+    {
+        return event;
+    }
+    std::future::pending().await
+}

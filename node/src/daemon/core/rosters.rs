@@ -1,0 +1,172 @@
+//! News of the organisation: checked, written to disk, then acted on.
+
+use std::collections::BTreeSet;
+
+use kanpachi_common::{NodeId, addr::ipv6_of};
+use kanpachi_proto::{
+    roster::{Refusal, Update},
+    tunnel::PeerConfig,
+};
+use kanpachi_transport::peer_id;
+
+use super::{Core, engine, swarm};
+use crate::{
+    daemon::clock,
+    dataplane::{Member, Own},
+    ipc::error::ApiError,
+    platform::{Adapter as _, AdapterConfig, Native, Platform as _},
+};
+
+impl Core {
+    /// Takes up something verified: disk first. `false` when the disk said no; then nothing happened.
+    pub(super) fn take_up(&mut self, update: Update) -> bool {
+        if let Err(error) = self.db.save(&update) {
+            tracing::error!(%error, "news of the organisation were not stored and do not count");
+            return false;
+        }
+        if let Some(session) = &mut self.state.session {
+            session.rosters.commit(update);
+        }
+        true
+    }
+
+    /// Takes up the outcome of a check; `true` when something changed. A refusal is logged once per kind: it is
+    /// counted every time.
+    pub(super) fn settle(
+        &mut self,
+        what: &'static str,
+        outcome: Result<Option<Update>, Refusal>,
+    ) -> bool {
+        match outcome {
+            Ok(Some(Update::Equivocation {
+                network,
+                position,
+                root,
+            })) => {
+                tracing::error!(network = %network.short(), epoch = position.epoch, "two different rosters are signed for one epoch: nobody new is let in until the keys of the organisation are renewed");
+                self.take_up(Update::Equivocation {
+                    network,
+                    position,
+                    root,
+                })
+            }
+            Ok(Some(update)) => self.take_up(update),
+            Ok(None) => false,
+            Err(error) => {
+                if self.complaints.first(&error) {
+                    tracing::warn!(what, %error, "refused");
+                } else {
+                    tracing::debug!(what, %error, "refused again");
+                }
+                false
+            }
+        }
+    }
+
+    /// Who is a member changed, or may have: everybody who acts on it is told.
+    pub(super) async fn members_changed(&mut self) {
+        let Some(session) = &self.state.session else {
+            return;
+        };
+        let peers = session.rosters.peers(clock::wall());
+        let generation = session.rosters.manifest().map_or(0, |m| m.generation);
+        let epochs = session
+            .rosters
+            .rosters()
+            .map(|r| (r.head().network, r.head().epoch))
+            .collect();
+        let members = peers.values().map(|peer| {
+            let config = PeerConfig {
+                node_id: peer.node,
+                tunnel_key: peer.tunnel_key.0,
+                networks: peer.networks.iter().map(|n| n.network).collect(),
+            };
+            let member = Member {
+                node_id: peer.node,
+                ipv4: peer.ipv4,
+                ipv6: Some(peer.ipv6),
+            };
+            (config, member)
+        });
+        self.engine
+            .send(engine::Command::Members(members.collect()))
+            .await;
+        self.engine
+            .send(engine::Command::Epochs(generation, epochs))
+            .await;
+        let ids: BTreeSet<_> = peers.keys().map(|node| peer_id(*node)).collect();
+        session.swarm.send(swarm::Command::Members(ids)).await;
+        let new: Vec<NodeId> = peers
+            .keys()
+            .filter(|node| !self.state.peers.contains_key(*node))
+            .copied()
+            .collect();
+        self.state.online.retain(|node, _| peers.contains_key(node));
+        self.state.heard.retain(|node, _| peers.contains_key(node));
+        self.state.peers = peers;
+        for node in new {
+            self.tell_candidates(&node).await;
+            if self.state.online.contains_key(&node) || self.state.known.contains_key(&node) {
+                self.engine.send(engine::Command::Connect(node)).await;
+            }
+        }
+        self.refresh_hello();
+    }
+
+    /// Brings the adapter up once the node knows its addresses.
+    pub(super) async fn bring_adapter_up(&mut self) -> Result<(), ApiError> {
+        let (Some(org), Some(ipv4)) = (self.org(), self.state.ipv4) else {
+            return Ok(());
+        };
+        if self.state.adapter.is_some() {
+            return Ok(());
+        }
+        let pool = self
+            .state
+            .session
+            .as_ref()
+            .and_then(|s| s.rosters.directory())
+            .map_or_else(Default::default, |d| d.pool);
+        let ipv6 = ipv6_of(&org, &self.me());
+        let config = AdapterConfig {
+            name: self.interface.clone(),
+            mtu: kanpachi_common::addr::DEFAULT_MTU,
+            ipv4: ipv4.map(|a| (a, pool.prefix_len())),
+            ipv6: Some((ipv6, 48)),
+        };
+        let progress = std::sync::Arc::clone(&self.progress);
+        let step = progress.step(format!("adapter {}", self.interface));
+        let adapter = Native::default()
+            .create_adapter(&config)
+            .await
+            .map_err(ApiError::from)?;
+        for missing in adapter.missing() {
+            progress.warn(missing);
+        }
+        self.engine
+            .send(engine::Command::Own(Own {
+                ipv4: adapter.ipv4().map(|(a, _)| a),
+                broadcast: adapter.ipv4().map(|_| pool.broadcast()),
+                ipv6: adapter.ipv6().map(|(a, _)| a),
+            }))
+            .await;
+        self.state.outbound = Some(
+            self.dataplane
+                .attach(&adapter)
+                .map_err(|e| ApiError::failed(crate::ipc::error::code::FAILED, e))?,
+        );
+        let addresses: Vec<String> = adapter
+            .ipv4()
+            .map(|(a, _)| a.to_string())
+            .into_iter()
+            .chain(adapter.ipv6().map(|(a, _)| a.to_string()))
+            .collect();
+        step.done(format_args!(
+            "{}, MTU {}",
+            addresses.join(" and "),
+            adapter.mtu()
+        ));
+        self.state.adapter = Some(adapter);
+        Ok(())
+    }
+}

@@ -1,0 +1,304 @@
+//! The organisation that the node is with: rosters, the login, the swarm.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use kanpachi_common::{
+    OrgId,
+    org::Address,
+    wire::{
+        MAX_VERSION, MIN_VERSION,
+        control::{Announce, ClientMessage, Hello},
+        frame::Frame,
+    },
+};
+use kanpachi_proto::{
+    login::{Action, Attempt, Login},
+    roster::Rosters,
+};
+use kanpachi_transport::peer_id;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Core, swarm};
+use crate::{
+    daemon::clock,
+    ipc::error::{ApiError, code},
+};
+
+/// Everything that hangs on one organisation.
+#[derive(Debug)]
+pub(in crate::daemon) struct Session {
+    pub(super) rosters: Rosters,
+    pub(super) login: Login,
+    pub(super) swarm: swarm::Handle,
+    /// Where frames of each open control stream go.
+    pub(super) lines: HashMap<Attempt, mpsc::Sender<Frame>>,
+    /// Addresses of coordinators that an invite told.
+    pub(super) hints: Vec<Address>,
+    pub(super) stop: CancellationToken,
+}
+
+/// The sentence for what of the state does not verify.
+fn refused(error: &kanpachi_proto::roster::Refusal) -> ApiError {
+    ApiError::failed(code::STATE_DAMAGED, format_args!("what is stored of the organisation does not verify: {error}"))
+        .hint("move node.db in the state directory away and join again; the key beside it keeps the addresses of this machine")
+}
+
+impl Core {
+    /// Takes an organisation up: verifies what is stored of it, starts the swarm, dials.
+    pub(super) async fn begin_session(
+        &mut self,
+        org: OrgId,
+        hints: Vec<Address>,
+    ) -> Result<(), ApiError> {
+        let stored = if self.db.org()? == Some(org) {
+            self.db.stored()?
+        } else {
+            kanpachi_proto::roster::Stored::default()
+        };
+        let rosters = Rosters::load(org, self.me(), stored).map_err(|e| refused(&e))?;
+        self.engine
+            .send(super::engine::Command::Organisation(org))
+            .await;
+        self.set_overlay(&org, rosters.directory().map(|d| d.pool));
+        let stop = self.stop.child_token();
+        let setup = swarm::Setup {
+            identity: self.keys.identity.clone(),
+            org,
+            socket: self.socket.clone(),
+            filter: self.overlay.filter(),
+            tcp_port: self.tcp_port,
+        };
+        let (swarm, events) = swarm::start(setup, stop.clone())
+            .map_err(|e| ApiError::failed(code::FAILED, format_args!("{e:#}")))?;
+        let hello = self.hello(&org, &rosters);
+        let addresses = coordinators(&self.own_coordinator, &hints, &rosters);
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|e| {
+            ApiError::failed(
+                code::FAILED,
+                format_args!("the system gives no random numbers: {e}"),
+            )
+        })?;
+        let login = Login::new(
+            org,
+            rosters.manifest().cloned(),
+            addresses,
+            hello,
+            seed,
+            std::time::Instant::now(),
+        );
+        self.state.session = Some(Session {
+            rosters,
+            login,
+            swarm,
+            lines: HashMap::new(),
+            hints,
+            stop,
+        });
+        self.state.swarm_events = Some(events);
+        self.state.coordinator_since = Some(jiff::Timestamp::now());
+        Ok(())
+    }
+
+    /// Lets go of an organisation that was never joined.
+    pub(super) fn end_session(&mut self) {
+        if let Some(session) = self.state.session.take() {
+            session.stop.cancel();
+        }
+        self.state.swarm_events = None;
+        self.state.coordinator_since = None;
+    }
+
+    pub(super) fn set_overlay(&self, org: &OrgId, pool: Option<kanpachi_common::Pool>) {
+        let pool = pool.unwrap_or_default();
+        self.overlay
+            .set(vec![pool.prefix(), kanpachi_common::addr::ipv6_prefix(org)]);
+    }
+
+    fn hello(&self, org: &OrgId, rosters: &Rosters) -> Hello {
+        Hello {
+            min_version: MIN_VERSION,
+            max_version: MAX_VERSION,
+            caps: 0,
+            client: format!("kanpachi/{}", env!("CARGO_PKG_VERSION")),
+            org: *org,
+            tunnel: self.keys.tunnel_key(org),
+            boot: self.boot,
+            held: rosters.held(),
+            candidates: self.own_candidates(),
+            ext: vec![],
+        }
+    }
+
+    /// What the next coordinator is told, after rosters or addresses changed.
+    pub(super) fn refresh_hello(&mut self) {
+        let Some(session) = &self.state.session else {
+            return;
+        };
+        let hello = self.hello(&session.rosters.org(), &session.rosters);
+        if let Some(session) = &mut self.state.session {
+            session.login.set_hello(hello);
+        }
+    }
+
+    /// Tells the coordinator where this node is now.
+    pub(super) fn announce(&mut self) {
+        self.refresh_hello();
+        let candidates = self.own_candidates();
+        if let Some(session) = &mut self.state.session {
+            let _ = session
+                .login
+                .request(&ClientMessage::Announce(Announce { candidates }));
+        }
+    }
+
+    /// The directory changed: dial by it, and use its bootstraps.
+    pub(super) async fn servers_changed(&mut self) {
+        let Some(session) = &mut self.state.session else {
+            return;
+        };
+        let addresses = coordinators(&self.own_coordinator, &session.hints, &session.rosters);
+        session.login.set_addresses(addresses);
+        let Some(directory) = session.rosters.directory() else {
+            return;
+        };
+        let (org, pool) = (directory.org, directory.pool);
+        let mut bootstraps = Vec::new();
+        for server in &directory.bootstraps {
+            let addrs = resolve(&server.addresses).await;
+            let addrs = addrs
+                .into_iter()
+                .flat_map(|a| [swarm::quic_addr(a), swarm::tcp_addr(a)])
+                .collect();
+            bootstraps.push((peer_id(server.id), addrs));
+        }
+        session
+            .swarm
+            .send(swarm::Command::Bootstraps(bootstraps))
+            .await;
+        self.set_overlay(&org, Some(pool));
+        self.ask_reflectors().await;
+    }
+
+    /// Asks the bootstraps how they see this node's socket.
+    pub(super) async fn ask_reflectors(&mut self) {
+        let Some(directory) = self
+            .state
+            .session
+            .as_ref()
+            .and_then(|s| s.rosters.directory())
+        else {
+            return;
+        };
+        let mut reflectors = Vec::new();
+        for server in directory.bootstraps.iter().take(4) {
+            reflectors.extend(
+                resolve(&server.addresses)
+                    .await
+                    .into_iter()
+                    .filter(|a| self.socket.speaks(a.ip())),
+            );
+        }
+        reflectors.truncate(4);
+        self.engine
+            .send(super::engine::Command::Reflect(reflectors))
+            .await;
+    }
+
+    /// Carries out what the login wants, until it wants nothing more.
+    pub(super) async fn drive(&mut self) {
+        loop {
+            let Some(session) = &mut self.state.session else {
+                return;
+            };
+            if let Some(action) = session.login.poll_action() {
+                match action {
+                    Action::Dial { attempt, address } => {
+                        session
+                            .swarm
+                            .send(swarm::Command::Dial { attempt, address })
+                            .await
+                    }
+                    Action::Send { attempt, frame } => session.send(attempt, frame),
+                    Action::Close(attempt) => {
+                        session.lines.remove(&attempt);
+                        session.swarm.send(swarm::Command::Close(attempt)).await;
+                    }
+                }
+            } else if let Some(event) = session.login.poll_event() {
+                self.handle_login(event).await;
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// A deadline passed.
+    pub(super) async fn handle_timeout(&mut self) {
+        let now = std::time::Instant::now();
+        if let Some(session) = &mut self.state.session {
+            session.login.handle_timeout(now);
+        }
+        self.check_join(now).await;
+    }
+
+    /// Now and then: what ages.
+    pub(super) async fn handle_tick(&mut self) {
+        self.ask_reflectors().await;
+        self.members_changed().await;
+        tracing::trace!(time = clock::wall().0, "tick");
+    }
+}
+
+impl Session {
+    fn send(&mut self, attempt: Attempt, frame: Frame) {
+        let full = self
+            .lines
+            .get(&attempt)
+            .is_none_or(|line| line.try_send(frame).is_err());
+        if full {
+            // A coordinator that does not take our frames is not there; its silence will be noticed.
+            tracing::debug!("the coordinator does not read");
+        }
+    }
+}
+
+/// All addresses of coordinators, best first, each once.
+fn coordinators(own: &[Address], hints: &[Address], rosters: &Rosters) -> Vec<Address> {
+    let directory = rosters
+        .directory()
+        .map(|d| d.coordinators.clone())
+        .unwrap_or_default();
+    let mut out: Vec<Address> = Vec::new();
+    for address in own
+        .iter()
+        .cloned()
+        .chain(directory.into_iter().flat_map(|s| s.addresses))
+        .chain(hints.iter().cloned())
+    {
+        if !out.contains(&address) {
+            out.push(address);
+        }
+    }
+    out
+}
+
+/// Looks up names; a name that is not found is left out.
+async fn resolve(addresses: &[Address]) -> Vec<SocketAddr> {
+    let mut out = Vec::new();
+    for address in addresses {
+        match address.host.parse() {
+            Ok(ip) => out.push(SocketAddr::new(ip, address.port)),
+            Err(_) => {
+                let lookup = tokio::net::lookup_host((address.host.as_str(), address.port));
+                if let Ok(Ok(found)) =
+                    tokio::time::timeout(std::time::Duration::from_secs(2), lookup).await
+                {
+                    out.extend(found.take(2));
+                }
+            }
+        }
+    }
+    out
+}
