@@ -23,7 +23,7 @@ use std::{
 use anyhow::Context as _;
 use kanpachi_common::{invite::Invite, org::Address};
 use kanpachi_proto::tunnel::{Config, LocalIdentity, Tunnels};
-use kanpachi_transport::SharedSocket;
+use kanpachi_transport::{Reader, SharedSocket};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +43,8 @@ use crate::{
 
 /// The port that a node listens on unless told otherwise or busy, UDP and TCP.
 pub const DEFAULT_PORT: u16 = 12976;
+/// This system.
+const NATIVE: Native = Native {};
 /// Requests of the control socket waiting for the core task, at the most.
 const REQUESTS: usize = 64;
 /// The packet threads and the swarm are given this long to end.
@@ -120,70 +122,21 @@ pub async fn run_until(
     progress: Arc<dyn Progress>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    // What a person gets wrong is found before anything is touched.
-    let invite = options.join.as_ref().map(control::parse).transpose()?;
-    Native::default()
-        .check_adapter(&options.interface)
-        .map_err(ApiError::from)?;
-    let server = Server::bind(&options.socket)?;
-    let dir = state::StateDir::open(&options.state_dir)?;
-    let (keys, new) = state::Keys::load(&dir)?;
-    let mut db = state::Database::open(&dir)?;
-    if new {
-        progress.note(format_args!(
-            "new identity of this machine: {}",
-            keys.identity.node_id()
-        ));
-    }
-    let boot = db.next_boot(clock::wall())?;
-    let invite = invite.or_else(|| {
-        extra
-            .invite
-            .filter(|_| matches!(db.org(), Ok(None)))
-            .map(Box::new)
-    });
-    let (socket, tcp_port) = bind(options.listen, db.port()?)?;
-    db.set_port(socket.port())?;
-
-    let overlay = overlay::Overlay::default();
-    let start = Instant::now();
-    let (dataplane, publisher, inbox) = Dataplane::<NativeWriter>::new(socket.clone(), start);
-    let dataplane = Arc::new(dataplane);
-    let reader = socket
-        .spawn_reader(dataplane.inbound())
-        .context("cannot start the packet path")?;
-    let tunnels = tunnels(&keys, &db, boot, start)?;
-    let watch = watch_addresses(&options.interface).await;
-    let local = watch.receiver.clone();
-    let parts = engine::Parts {
-        tunnels,
-        dataplane: Arc::clone(&dataplane),
-        publisher,
-        inbox,
-        socket: socket.clone(),
-        local: local.clone(),
-    };
-    let (engine, engine_events, thread) =
-        engine::start(parts, stop.child_token()).context("cannot start the tunnels")?;
-    let core = Core::start(Parts {
-        keys,
-        db,
-        boot,
-        name: host_name(),
-        interface: options.interface.clone(),
-        socket,
-        tcp_port,
-        overlay,
-        engine: engine.clone(),
-        dataplane,
-        progress: Arc::clone(&progress),
-        stop: stop.clone(),
-        own_coordinator: extra.own_coordinator,
-    })
-    .await?;
+    let ready = extra.ready.clone();
+    let ground = Ground::prepare(&options, &extra, progress.as_ref())?;
+    let invite = ground.invite.clone();
+    let (node, server) = ground.build(&options, extra, &progress, &stop).await?;
+    let Node {
+        core,
+        engine_events,
+        local,
+        engine,
+        thread,
+        reader,
+    } = node;
     let standing = core.standing();
     let (requests, request_rx) = mpsc::channel(REQUESTS);
-    let core = tokio::spawn(core.run(request_rx, engine_events, local));
+    let core = tokio::spawn(core.run(request_rx, engine_events, local.receiver.clone()));
     let control: Arc<dyn Control> = Arc::new(control::Daemon {
         requests: requests.clone(),
         engine,
@@ -191,26 +144,134 @@ pub async fn run_until(
     });
     let serving = tokio::spawn(server.serve(control, stop.clone()));
 
-    let outcome = begin(
-        invite,
-        standing,
-        extra.ready,
-        requests,
-        progress.as_ref(),
-        &stop,
-    )
-    .await;
+    let outcome = begin(invite, standing, ready, requests, progress.as_ref(), &stop).await;
     if outcome.is_err() {
         stop.cancel();
     }
     let ended = core.await.context("the daemon's core task died");
     stop.cancel();
-    let _ = Native::default().notify_service(ServiceState::Stopping);
+    let _ = NATIVE.notify_service(ServiceState::Stopping);
     let _ = tokio::time::timeout(GOODBYE, serving).await;
-    let _ = tokio::time::timeout(GOODBYE, tokio::task::spawn_blocking(move || thread.join())).await;
+    let joined = tokio::task::spawn_blocking(move || thread.join());
+    let _ = tokio::time::timeout(GOODBYE, joined).await;
     reader.stop().context("the packet path")?;
-    drop(dir);
     outcome.and(ended)
+}
+
+/// What a node stands on: everything that can be wrong with a machine or a command is found while this is made.
+struct Ground {
+    server: Server,
+    dir: state::StateDir,
+    keys: state::Keys,
+    db: state::Database,
+    boot: u64,
+    invite: Option<Box<Invite>>,
+    socket: SharedSocket,
+    tcp_port: u16,
+}
+
+/// The running parts of a node.
+struct Node {
+    core: Core,
+    engine_events: mpsc::Receiver<engine::Event>,
+    local: Watch,
+    engine: engine::Handle,
+    thread: std::thread::JoinHandle<()>,
+    reader: Reader,
+}
+
+impl Ground {
+    fn prepare(
+        options: &DaemonOptions,
+        extra: &Extra,
+        progress: &dyn Progress,
+    ) -> anyhow::Result<Self> {
+        let invite = options.join.as_ref().map(control::parse).transpose()?;
+        NATIVE
+            .check_adapter(&options.interface)
+            .map_err(ApiError::from)?;
+        let server = Server::bind(&options.socket)?;
+        let dir = state::StateDir::open(&options.state_dir)?;
+        let (keys, new) = state::Keys::load(&dir)?;
+        let mut db = state::Database::open(&dir)?;
+        if new {
+            progress.note(format_args!(
+                "new identity of this machine: {}",
+                keys.identity.node_id()
+            ));
+        }
+        let boot = db.next_boot(clock::wall())?;
+        let fresh = db.org()?.is_none();
+        let invite = invite.or_else(|| extra.invite.clone().filter(|_| fresh).map(Box::new));
+        let (socket, tcp_port) = bind(options.listen, db.port()?)?;
+        db.set_port(socket.port())?;
+        Ok(Self {
+            server,
+            dir,
+            keys,
+            db,
+            boot,
+            invite,
+            socket,
+            tcp_port,
+        })
+    }
+
+    async fn build(
+        self,
+        options: &DaemonOptions,
+        extra: Extra,
+        progress: &Arc<dyn Progress>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<(Node, Server)> {
+        let start = Instant::now();
+        let socket = self.socket;
+        let (dataplane, publisher, inbox) = Dataplane::<NativeWriter>::new(socket.clone(), start);
+        let dataplane = Arc::new(dataplane);
+        let reader = socket
+            .spawn_reader(dataplane.inbound())
+            .context("cannot start the packet path")?;
+        let tunnels = tunnels(&self.keys, &self.db, self.boot, start)?;
+        let local = watch_addresses(&options.interface).await;
+        let parts = engine::Parts {
+            tunnels,
+            dataplane: Arc::clone(&dataplane),
+            publisher,
+            inbox,
+            socket: socket.clone(),
+            local: local.receiver.clone(),
+        };
+        let (engine, engine_events, thread) =
+            engine::start(parts, stop.child_token()).context("cannot start the tunnels")?;
+        let core = Core::start(Parts {
+            dir: self.dir,
+            keys: self.keys,
+            db: self.db,
+            boot: self.boot,
+            name: host_name(),
+            interface: options.interface.clone(),
+            socket,
+            tcp_port: self.tcp_port,
+            overlay: overlay::Overlay::default(),
+            engine: engine.clone(),
+            dataplane,
+            progress: Arc::clone(progress),
+            stop: stop.clone(),
+            own_coordinator: extra.own_coordinator,
+        })
+        .await?;
+        Ok((
+            Node {
+                core,
+                engine_events,
+                local,
+                engine,
+                thread,
+                reader,
+            },
+            self.server,
+        ))
+    }
 }
 
 /// Joins when there is an invite to join by, and tells that everything is up.
@@ -241,7 +302,7 @@ async fn begin(
         }
     };
     progress.ready(ready.as_ref().unwrap_or(&own));
-    let _ = Native::default().notify_service(ServiceState::Ready);
+    let _ = NATIVE.notify_service(ServiceState::Ready);
     Ok(())
 }
 
@@ -273,7 +334,7 @@ async fn watch_addresses(interface: &str) -> Watch {
         interfaces: vec![interface.to_owned()],
         prefixes: vec![],
     };
-    match Native::default().watch_addresses(exclude).await {
+    match NATIVE.watch_addresses(exclude).await {
         Ok(watch) => Watch {
             receiver: watch.receiver.clone(),
             _keep: Some(watch),

@@ -231,7 +231,7 @@ impl Task {
                 () = stop.cancelled() => break,
                 event = self.swarm.select_next_some() => self.handle_swarm(event).await,
                 command = commands.recv() => match command {
-                    Some(command) => self.handle_command(command).await,
+                    Some(command) => self.handle_command(command),
                     None => break,
                 },
                 Some(later) = self.timers.1.recv() => self.handle_later(later).await,
@@ -253,7 +253,7 @@ impl Task {
         });
     }
 
-    async fn handle_command(&mut self, command: Command) {
+    fn handle_command(&mut self, command: Command) {
         match command {
             Command::Dial { attempt, address } => self.resolve(attempt, address),
             Command::Close(attempt) => {
@@ -298,11 +298,11 @@ impl Task {
                     if transports & transports::QUIC != 0 {
                         self.dial(attempt, quic_addr(addr));
                     }
-                    if transports & transports::TCP != 0 {
-                        if let Some(dialled) = self.attempts.get_mut(&attempt) {
-                            dialled.pending += 1;
-                            self.later(TCP_DELAY, Later::DialTcp { attempt, addr });
-                        }
+                    if transports & transports::TCP != 0
+                        && let Some(dialled) = self.attempts.get_mut(&attempt)
+                    {
+                        dialled.pending += 1;
+                        self.later(TCP_DELAY, Later::DialTcp { attempt, addr });
                     }
                 }
                 self.check_failed(attempt).await;
@@ -362,7 +362,7 @@ impl Task {
                 peer_id,
                 connection_id,
                 ..
-            } => self.handle_connection(peer_id, connection_id).await,
+            } => self.handle_connection(peer_id, connection_id),
             SwarmEvent::OutgoingConnectionError {
                 connection_id,
                 error,
@@ -377,7 +377,7 @@ impl Task {
                 }
             }
             SwarmEvent::ConnectionClosed { connection_id, .. } => {
-                drop(self.control_connections.remove(&connection_id))
+                self.control_connections.remove(&connection_id);
             }
             SwarmEvent::ListenerClosed { addresses, .. } => {
                 // A lost reservation shows up as a closed listener and is not asked for again by itself.
@@ -390,7 +390,7 @@ impl Task {
         }
     }
 
-    async fn handle_connection(&mut self, peer: PeerId, connection: ConnectionId) {
+    fn handle_connection(&mut self, peer: PeerId, connection: ConnectionId) {
         let Some(attempt) = self.dials.remove(&connection) else {
             return;
         };

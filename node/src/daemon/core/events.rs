@@ -239,7 +239,7 @@ impl Core {
         if changed {
             self.members_changed().await;
         }
-        self.check_join(Instant::now()).await;
+        self.check_join(Instant::now());
     }
 
     fn pull_if_needed(&mut self, outcome: &Result<Option<Update>, Refusal>) {

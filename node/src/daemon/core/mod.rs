@@ -86,6 +86,8 @@ struct Joining {
 
 /// What the task is made of.
 pub(super) struct Core {
+    /// Held as long as the state is in use.
+    _dir: super::state::StateDir,
     pub(super) keys: Keys,
     pub(super) db: Database,
     pub(super) boot: u64,
@@ -137,6 +139,7 @@ struct State {
 
 /// Everything that a [`Core`] is given.
 pub(super) struct Parts {
+    pub(super) dir: super::state::StateDir,
     pub(super) keys: Keys,
     pub(super) db: Database,
     pub(super) boot: u64,
@@ -156,6 +159,7 @@ impl Core {
     /// Takes up what is on disk: the organisation, the address, the peers.
     pub(super) async fn start(parts: Parts) -> Result<Self, ApiError> {
         let Parts {
+            dir,
             keys,
             db,
             boot,
@@ -173,6 +177,7 @@ impl Core {
         let local = Arc::from([]);
         let state = State::default();
         let mut core = Self {
+            _dir: dir,
             keys,
             db,
             boot,
@@ -247,7 +252,7 @@ impl Core {
                     self.engine.send(engine::Command::NetworkChanged).await;
                 }
                 _ = tick.tick() => self.handle_tick().await,
-                () = super::clock::until(due) => self.handle_timeout().await,
+                () = super::clock::until(due) => self.handle_timeout(),
             }
         }
         self.shut_down().await;

@@ -182,7 +182,7 @@ impl Core {
     }
 
     /// Is the join complete, or hopeless?
-    pub(super) async fn check_join(&mut self, now: Instant) {
+    pub(super) fn check_join(&mut self, now: Instant) {
         let Some(joining) = &self.state.joining else {
             return;
         };

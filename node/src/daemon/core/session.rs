@@ -235,12 +235,12 @@ impl Core {
     }
 
     /// A deadline passed.
-    pub(super) async fn handle_timeout(&mut self) {
+    pub(super) fn handle_timeout(&mut self) {
         let now = std::time::Instant::now();
         if let Some(session) = &mut self.state.session {
             session.login.handle_timeout(now);
         }
-        self.check_join(now).await;
+        self.check_join(now);
     }
 
     /// Now and then: what ages.

@@ -89,12 +89,11 @@ fn no_random(error: getrandom::Error) -> ApiError {
     )
 }
 
+/// Serial and secret.
+type Key = (u64, Zeroizing<[u8; 32]>);
+
 /// One line: `kanpachi-key-v1 KIND SERIAL HEX`.
-fn read(
-    dir: &StateDir,
-    file: &str,
-    kind: &str,
-) -> Result<Option<(u64, Zeroizing<[u8; 32]>)>, ApiError> {
+fn read(dir: &StateDir, file: &str, kind: &str) -> Result<Option<Key>, ApiError> {
     let Some(bytes) = dir.read(file, 4096)?.map(Zeroizing::new) else {
         return Ok(None);
     };
