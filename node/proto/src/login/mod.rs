@@ -450,3 +450,6 @@ impl Login {
         self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
     }
 }
+
+#[cfg(test)]
+mod tests;

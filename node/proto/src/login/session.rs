@@ -12,7 +12,8 @@ use kanpachi_common::{
 };
 
 use super::{
-    Action, Attempt, Event, Live, Login, MAX_ASKED, MIN_BACKOFF, PING, PING_ANSWER, Phase, Trouble, Welcomed,
+    Action, Attempt, Event, Live, Login, MAX_ASKED, MIN_BACKOFF, PING, PING_ANSWER, Phase, Trouble,
+    Welcomed,
 };
 
 impl Login {

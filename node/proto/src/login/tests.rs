@@ -1,0 +1,313 @@
+//! The session with the coordinators in virtual time, against coordinators made of frames.
+
+use kanpachi_common::{
+    Pool, SecretKey, Signed, TunnelKey,
+    org::Server,
+    wire::control::{Nonce, Refused, Welcome, codes},
+};
+
+use super::*;
+
+struct Org {
+    root: SecretKey,
+    signer: SecretKey,
+}
+
+impl Org {
+    fn new(seed: u8) -> Self {
+        Self {
+            root: SecretKey::from_seed(&[seed; 32]),
+            signer: SecretKey::from_seed(&[seed + 1; 32]),
+        }
+    }
+
+    fn id(&self) -> OrgId {
+        OrgId::of_root(&self.root.public_key())
+    }
+
+    fn welcome(&self, coordinator: NodeId) -> Frame {
+        let manifest = Manifest {
+            root: self.root.public_key(),
+            generation: 1,
+            signing_keys: vec![self.signer.public_key()],
+            issued_at: UnixTime(1),
+            ext: vec![],
+        };
+        let directory = Directory {
+            org: self.id(),
+            generation: 1,
+            seq: 1,
+            issued_at: UnixTime(1),
+            pool: Pool::default(),
+            coordinators: vec![Server {
+                id: coordinator,
+                addresses: vec![address(1)],
+            }],
+            bootstraps: vec![],
+            ext: vec![],
+        };
+        let welcome = Welcome {
+            version: 1,
+            caps: 0,
+            manifest: Signed::sign(&manifest, &self.root),
+            directory: Signed::sign(&directory, &self.signer),
+            time: UnixTime(1),
+            registration: None,
+            ext: vec![],
+        };
+        ServerMessage::Welcome(Box::new(welcome)).frame(0)
+    }
+}
+
+const SERVER: NodeId = NodeId([9; 32]);
+
+fn address(n: u16) -> Address {
+    Address::new("203.0.113.1", n)
+}
+
+fn login(org: &Org, addresses: u16, now: Instant) -> Login {
+    let identity = SecretKey::from_seed(&[7; 32]);
+    let hello = Hello {
+        min_version: 1,
+        max_version: 1,
+        caps: 0,
+        client: "test".into(),
+        org: org.id(),
+        tunnel: TunnelKey::sign(&identity, &org.id(), 1, [1; 32]),
+        boot: 1,
+        held: vec![],
+        candidates: vec![],
+        ext: vec![],
+    };
+    Login::new(
+        org.id(),
+        None,
+        (1..=addresses).map(address).collect(),
+        hello,
+        [3; 32],
+        now,
+    )
+}
+
+fn dials(login: &mut Login) -> Vec<Attempt> {
+    let dial = |action| {
+        if let Action::Dial { attempt, .. } = action {
+            Some(attempt)
+        } else {
+            None
+        }
+    };
+    std::iter::from_fn(|| login.poll_action())
+        .filter_map(dial)
+        .collect()
+}
+
+fn events(login: &mut Login) -> Vec<Event> {
+    std::iter::from_fn(|| login.poll_event()).collect()
+}
+
+/// Logs in; the login is live afterwards.
+fn connect(login: &mut Login, org: &Org, now: Instant) -> Attempt {
+    let attempt = dials(login)[0];
+    login.handle_opened(attempt, SERVER, now);
+    login.handle_frame(attempt, &org.welcome(SERVER), now);
+    assert!(matches!(events(login)[..], [Event::Welcome(_)]));
+    while login.poll_action().is_some() {}
+    attempt
+}
+
+#[test]
+fn coordinators_are_dialled_a_quarter_second_apart_and_the_first_welcome_wins() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 3, start);
+    let mut all = dials(&mut login);
+    assert_eq!(all.len(), 1);
+    for step in 1..=2 {
+        assert_eq!(login.poll_timeout(), start + STAGGER * step);
+        login.handle_timeout(start + STAGGER * step);
+        all.extend(dials(&mut login));
+    }
+    assert_eq!(all.len(), 3);
+    login.handle_opened(all[1], SERVER, start);
+    login.handle_frame(all[1], &org.welcome(SERVER), start);
+    assert!(matches!(
+        login.state(),
+        State::Connected { server: SERVER, .. }
+    ));
+    let closed: Vec<_> = std::iter::from_fn(|| login.poll_action())
+        .filter_map(|a| {
+            if let Action::Close(attempt) = a {
+                Some(attempt)
+            } else {
+                None
+            }
+        })
+        .collect();
+    assert_eq!(closed, [all[0], all[2]]);
+}
+
+#[test]
+fn a_coordinator_that_falls_silent_is_unreachable_within_ten_seconds() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 1, start);
+    connect(&mut login, &org, start);
+    let mut now = start;
+    while matches!(login.state(), State::Connected { .. }) {
+        now = login.poll_timeout();
+        login.handle_timeout(now);
+    }
+    assert!(now - start <= Duration::from_secs(10), "{:?}", now - start);
+    assert!(matches!(
+        events(&mut login)[..],
+        [Event::Unreachable(Trouble::Silent(_))]
+    ));
+}
+
+#[test]
+fn a_coordinator_that_answers_stays_connected_for_an_hour() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 1, start);
+    let attempt = connect(&mut login, &org, start);
+    let mut pings = 0;
+    let mut now = start;
+    while now < start + Duration::from_secs(3600) {
+        now = login.poll_timeout();
+        login.handle_timeout(now);
+        while let Some(Action::Send { frame, .. }) = login.poll_action() {
+            assert!(matches!(
+                ClientMessage::from_frame(&frame),
+                Ok(ClientMessage::Ping(_))
+            ));
+            pings += 1;
+            login.handle_frame(
+                attempt,
+                &ServerMessage::Pong(Nonce(0)).frame(0),
+                now + Duration::from_millis(40),
+            );
+        }
+    }
+    assert!(matches!(login.state(), State::Connected { .. }));
+    assert!((1150..=1200).contains(&pings), "{pings}");
+}
+
+#[test]
+fn waits_grow_to_eight_seconds_and_no_further() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 1, start);
+    let (mut now, mut rounds) = (start, 0);
+    let mut longest = Duration::ZERO;
+    while rounds < 20 {
+        for attempt in dials(&mut login) {
+            login.handle_failed(attempt, "refused".into(), now);
+            rounds += 1;
+        }
+        longest = longest.max(login.poll_timeout() - now);
+        now = login.poll_timeout();
+        login.handle_timeout(now);
+    }
+    assert!(longest <= MAX_BACKOFF, "{longest:?}");
+    assert!(longest > MAX_BACKOFF / 2);
+    let State::Unreachable { since, .. } = login.state() else {
+        panic!("not unreachable")
+    };
+    assert_eq!(since, start, "since the first failure, not the last");
+}
+
+#[test]
+fn a_coordinator_may_ask_for_a_longer_wait_but_not_for_ever() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 1, start);
+    let attempt = dials(&mut login)[0];
+    login.handle_opened(attempt, SERVER, start);
+    let refused = Refused {
+        code: codes::BUSY,
+        message: "busy".into(),
+        retry_ms: Some(u64::MAX),
+    };
+    login.handle_frame(attempt, &ServerMessage::Refused(refused).frame(0), start);
+    assert_eq!(login.poll_timeout() - start, MAX_ASKED);
+}
+
+#[test]
+fn another_organisation_at_the_address_is_refused_by_name() {
+    let (org, other, start) = (Org::new(1), Org::new(50), Instant::now());
+    let mut login = login(&org, 1, start);
+    let attempt = dials(&mut login)[0];
+    login.handle_opened(attempt, SERVER, start);
+    login.handle_frame(attempt, &other.welcome(SERVER), start);
+    assert!(matches!(
+        events(&mut login)[..],
+        [Event::Unreachable(Trouble::OtherOrganisation(_))]
+    ));
+}
+
+#[test]
+fn stolen_papers_do_not_make_a_coordinator() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 1, start);
+    let attempt = dials(&mut login)[0];
+    // Somebody else shows the organisation's manifest and directory, which anybody can get.
+    login.handle_opened(attempt, NodeId([66; 32]), start);
+    login.handle_frame(attempt, &org.welcome(SERVER), start);
+    assert!(matches!(
+        events(&mut login)[..],
+        [Event::Unreachable(Trouble::NotACoordinator(_))]
+    ));
+}
+
+#[test]
+fn nothing_but_a_welcome_begins_a_session() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let frames = [
+        ServerMessage::Ping(Nonce(1)).frame(0),
+        Frame {
+            kind: 999,
+            id: 0,
+            critical: true,
+            body: vec![],
+        },
+        Frame {
+            kind: 1,
+            id: 0,
+            critical: false,
+            body: vec![0xff; 40],
+        },
+    ];
+    for frame in frames {
+        let mut login = login(&org, 1, start);
+        let attempt = dials(&mut login)[0];
+        login.handle_opened(attempt, SERVER, start);
+        login.handle_frame(attempt, &frame, start);
+        assert!(matches!(
+            events(&mut login)[..],
+            [Event::Unreachable(Trouble::Protocol { .. })]
+        ));
+    }
+}
+
+#[test]
+fn late_news_of_a_dead_attempt_changes_nothing() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 2, start);
+    let first = dials(&mut login)[0];
+    login.handle_failed(first, "refused".into(), start);
+    connect(&mut login, &org, start);
+    login.handle_failed(first, "again".into(), start);
+    login.handle_frame(first, &org.welcome(SERVER), start);
+    login.handle_garbage(first, "noise".into(), start);
+    assert!(matches!(login.state(), State::Connected { .. }));
+    assert!(events(&mut login).is_empty());
+}
+
+#[test]
+fn a_request_without_a_session_is_refused_at_once() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 1, start);
+    assert_eq!(login.request(&ClientMessage::Ping(Nonce(1))), None);
+    connect(&mut login, &org, start);
+    let (a, b) = (
+        login.request(&ClientMessage::Ping(Nonce(1))),
+        login.request(&ClientMessage::Ping(Nonce(1))),
+    );
+    assert!(a.is_some() && b.is_some() && a != b);
+}
