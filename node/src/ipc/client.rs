@@ -133,16 +133,24 @@ impl Client {
             .await
     }
 
-    /// `POST /v1/down`, and waits until nobody answers on the socket any more.
+    /// `POST /v1/down`, and waits until the daemon is gone: nobody answers on the socket, and the process has ended, so
+    /// that its locks and its interface are free for the next one.
     ///
     /// # Errors
     /// No daemon, no permission, or a daemon that does not stop.
     pub async fn down(&self) -> Result<DownReply, ApiError> {
+        // As this process sees it; the daemon may know itself by another number, in a container.
+        let pid = self
+            .connect()
+            .await?
+            .peer_cred()
+            .ok()
+            .and_then(|peer| peer.pid());
         let reply: DownReply = self
             .post("/v1/down", &serde_json::Map::new(), LOCAL)
             .await?;
         let gone = async {
-            while UnixStream::connect(&self.socket).await.is_ok() {
+            while UnixStream::connect(&self.socket).await.is_ok() || pid.is_some_and(is_alive) {
                 tokio::time::sleep(DOWN_POLL).await;
             }
         };
@@ -383,6 +391,20 @@ impl PingStream {
     }
 }
 
+/// Does the process run? One that has ended and only waits to be noticed by its parent does not. Nor does one that
+/// cannot be seen, or this process itself, which embeds its daemon.
+fn is_alive(pid: i32) -> bool {
+    if pid <= 0 || u32::try_from(pid) == Ok(std::process::id()) {
+        return false;
+    }
+    // proc(5): the state is the first field behind the name, which is in parentheses and may contain some.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.trim_start().chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
 fn encode(body: &impl Serialize) -> Result<Vec<u8>, ApiError> {
     serde_json::to_vec(body).map_err(|error| ApiError::failed(code::FAILED, error))
 }
@@ -417,6 +439,26 @@ mod tests {
     fn whatever_a_target_is_made_of_stays_in_the_query() {
         assert_eq!(percent_encode("lamp-2.x_~"), "lamp-2.x_~");
         assert_eq!(percent_encode("a b&c=d/é\n"), "a%20b%26c%3Dd%2F%C3%A9%0A");
+    }
+
+    #[test]
+    fn a_process_that_only_waits_to_be_noticed_is_not_alive() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert!(is_alive(pid));
+        drop(child.stdin.take());
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while is_alive(pid) {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "a zombie counts as alive"
+            );
+        }
+        child.wait().unwrap();
+        assert!(!is_alive(pid) && !is_alive(0) && !is_alive(-1));
     }
 
     #[tokio::test]

@@ -1,0 +1,248 @@
+//! The program as it is run: what it prints where, and how it exits.
+
+use std::{
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::small::{Daemon, invite_link, status};
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Run {
+    /// Standard output as one line of JSON.
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.out.lines().count(), 1, "{self:?}");
+        assert!(self.err.is_empty(), "{self:?}");
+        serde_json::from_str(&self.out).unwrap()
+    }
+}
+
+/// Runs the program with this socket and this on its standard input.
+pub(crate) async fn run_with(socket: &Path, args: &[&str], input: &str) -> Run {
+    let (socket, input) = (socket.to_owned(), input.to_owned());
+    let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+    let wait = move || {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kanpachi"))
+            .args(args)
+            .env("KANPACHI_SOCKET", socket)
+            .env("LANG", "C.UTF-8")
+            .env_remove("LC_ALL")
+            .env_remove("KANPACHI_LOG_LEVEL")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Whoever reads no input has closed it.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        Run {
+            code: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    };
+    tokio::task::spawn_blocking(wait).await.unwrap()
+}
+
+async fn run(socket: &Path, args: &[&str]) -> Run {
+    run_with(socket, args, "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_are_answered_for_people_and_for_programs() {
+    let daemon = Daemon::start();
+    let socket = daemon.socket();
+    let expected = serde_json::to_value(status()).unwrap();
+    assert_eq!(run(&socket, &["status", "--json"]).await.json(), expected);
+    let list = run(&socket, &["--json", "list"]).await.json();
+    assert_eq!(list["networks"], expected["networks"]);
+    let peer = run(&socket, &["--json", "peer", "198.19.77.1"])
+        .await
+        .json();
+    assert_eq!(peer["peer"], expected["networks"][0]["members"][0]);
+    assert_eq!(peer["networks"], serde_json::json!(["lan"]));
+
+    let shown = run(&socket, &["status"]).await;
+    assert!(shown.out.starts_with("● desk  198.19.4.5\n"), "{shown:?}");
+    assert!(
+        !shown.out.contains('\x1b') && shown.err.is_empty(),
+        "{shown:?}"
+    );
+    let shown = run(&socket, &["list"]).await;
+    assert_eq!(
+        shown.out,
+        "lan (owner) · 1 of 1 online · roster getting old, signed ".to_owned()
+            + shown.out.split_once("signed ").unwrap().1
+    );
+    assert_eq!(run(&socket, &["peer", "LAMP"]).await.code, 0);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_are_carried_out_and_told() {
+    let daemon = Daemon::start();
+    let socket = daemon.socket();
+    let invite = run(
+        &socket,
+        &["invite", "lan", "--uses", "3", "--expires", "2h"],
+    )
+    .await;
+    assert_eq!(
+        invite.out.lines().next().unwrap(),
+        "kanpachi://join/lan#secret"
+    );
+    assert!(
+        invite
+            .out
+            .contains("\n  sudo kanpachi join 'kanpachi://join/lan#secret'\n"),
+        "{invite:?}"
+    );
+    let invite = run(&socket, &["invite", "lan", "--json"]).await.json();
+    assert_eq!(invite["invite"], "kanpachi://join/lan#secret");
+    assert_eq!(
+        run(&socket, &["set-nick", "lamp-2"]).await.out,
+        "this machine is now called lamp-2\n"
+    );
+    assert_eq!(
+        daemon.asked(),
+        ["invite lan 3 7200", "invite lan 1 604800", "nick lamp-2"]
+    );
+    let down = run(&socket, &["down"]).await;
+    assert_eq!(
+        down.out,
+        format!("the daemon (process {}) has stopped\n", std::process::id())
+    );
+    assert!(!socket.exists());
+    daemon.task.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ping_exits_by_whether_anything_came_back() {
+    let daemon = Daemon::start();
+    let socket = daemon.socket();
+    let answered = run(&socket, &["ping", "lamp", "-c", "1"]).await;
+    assert_eq!(
+        (answered.code, answered.out.as_str()),
+        (0, "pong from lamp (198.19.77.1): lan in 1.50 ms #1\n")
+    );
+    let lost = run(&socket, &["ping", "lamp", "-c", "1"]).await;
+    assert_eq!(
+        (lost.code, lost.out.as_str()),
+        (6, "no answer from lamp #1\n")
+    );
+    assert!(
+        lost.err.starts_with("error: lamp does not answer\nhint: "),
+        "{lost:?}"
+    );
+    let json = run(&socket, &["--json", "ping", "lamp", "-c", "2"]).await;
+    let lines: Vec<Value> = json
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!((json.code, lines.len()), (0, 2));
+    assert_eq!(
+        (&lines[0]["seq"], &lines[0]["rtt_ms"], &lines[1]["rtt_ms"]),
+        (&1.into(), &1.5.into(), &Value::Null)
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_mistake_has_its_sentence_its_code_and_its_exit() {
+    let daemon = Daemon::start();
+    let here = daemon.socket();
+    let nowhere = here.with_file_name("nobody.sock");
+    let long = "x".repeat(9000);
+    let cases: [(&Path, &[&str], &str, i32, &str); 12] = [
+        (&nowhere, &["status"], "", 4, "no_daemon"),
+        (&nowhere, &["down"], "", 4, "no_daemon"),
+        (&here, &["peer", "nobody"], "", 5, "unknown_peer"),
+        (&here, &["ping", "desk"], "", 5, "unknown_peer"),
+        (&here, &["set-nick", "a b"], "", 2, "usage"),
+        (&here, &["jion", "x"], "", 2, "usage"),
+        (&here, &["up", "--listen", "0"], "", 2, "usage"),
+        (&here, &["join", "hello"], "", 2, "bad_invite"),
+        (&here, &["join", "-"], "", 2, "bad_invite"),
+        (&here, &["join", "-"], &long, 2, "usage"),
+        (
+            &here,
+            &["list", "--log-level", "kanpachi=loud"],
+            "",
+            2,
+            "usage",
+        ),
+        (
+            &here,
+            &["join", "-"],
+            &format!("\n  {}  \n", invite_link()),
+            5,
+            "invite_used",
+        ),
+    ];
+    for (socket, args, input, exit, code) in cases {
+        let human = run_with(socket, args, input).await;
+        assert_eq!(human.code, exit, "{args:?}: {human:?}");
+        assert!(
+            human.out.is_empty() && human.err.starts_with("error: "),
+            "{args:?}: {human:?}"
+        );
+        assert!(
+            (1..=2).contains(&human.err.lines().count()),
+            "{args:?}: {human:?}"
+        );
+        let json = run_with(socket, &[&["--json"], args].concat(), input).await;
+        assert_eq!(json.code, exit, "{args:?}: {json:?}");
+        assert_eq!(json.json()["error"]["code"], code, "{args:?}");
+    }
+    assert_eq!(
+        daemon.asked(),
+        [
+            format!("join {}", invite_link()),
+            format!("join {}", invite_link())
+        ]
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn help_and_version_are_no_mistakes() {
+    let nowhere = Path::new("/nonexistent.sock");
+    for args in [
+        &["help"][..],
+        &["--help"],
+        &["help", "join"],
+        &["join", "--help"],
+        &["--version"],
+    ] {
+        let shown = run(nowhere, args).await;
+        assert!(
+            shown.code == 0 && shown.err.is_empty() && !shown.out.contains('\x1b'),
+            "{args:?}: {shown:?}"
+        );
+    }
+    assert!(
+        run(nowhere, &["help", "join"])
+            .await
+            .out
+            .contains("Examples:\n")
+    );
+    let version = run(nowhere, &["--version", "--json"]).await.json();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+    let bare = run(nowhere, &[]).await;
+    assert!(
+        bare.code == 2 && bare.out.is_empty() && bare.err.contains("Usage: kanpachi"),
+        "{bare:?}"
+    );
+}

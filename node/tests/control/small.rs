@@ -1,0 +1,201 @@
+//! A small daemon that only remembers what it was asked for; the real one is tested in the lab.
+
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use kanpachi_common::{
+    invite::{Invite, InviteSecret},
+    org::Address,
+    roster::Position,
+};
+use kanpachi_node::ipc::{
+    ApiError, Control, Pong,
+    api::{
+        Adapter, Coordinator, CoordinatorState, InviteReply, InviteRequest, JoinReply, Member,
+        Network, NickReply, Path, SCHEMA, Secret, Status,
+    },
+    client::Client,
+    error::code,
+    server::Server,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A daemon without a network.
+#[derive(Default)]
+pub(crate) struct Small {
+    /// What was asked for.
+    pub(crate) asked: Mutex<Vec<String>>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Small {
+    fn note(&self, what: String) {
+        self.asked.lock().unwrap().push(what);
+    }
+}
+
+#[async_trait]
+impl Control for Small {
+    async fn status(&self) -> Result<Status, ApiError> {
+        Ok(status())
+    }
+
+    async fn join(&self, invite: Secret) -> Result<JoinReply, ApiError> {
+        self.note(format!("join {}", invite.expose()));
+        Err(
+            ApiError::refused(code::INVITE_USED, "the invite was used up")
+                .hint("ask for a new one"),
+        )
+    }
+
+    async fn invite(&self, request: InviteRequest) -> Result<InviteReply, ApiError> {
+        self.note(format!(
+            "invite {} {} {}",
+            request.network, request.uses, request.expires_s
+        ));
+        let invite = Secret::new("kanpachi://join/lan#secret".to_owned());
+        Ok(InviteReply {
+            invite,
+            network: request.network,
+            uses: request.uses,
+            expires_at: None,
+        })
+    }
+
+    async fn set_nick(&self, name: String) -> Result<NickReply, ApiError> {
+        self.note(format!("nick {name}"));
+        Ok(NickReply { name })
+    }
+
+    async fn ping(&self, node_id: &str, _: Duration) -> Result<Option<Pong>, ApiError> {
+        self.note(format!("ping {node_id}"));
+        let sent = self.asked.lock().unwrap().len();
+        Ok((sent % 2 == 1).then(|| Pong {
+            path: Path::Lan,
+            via: None,
+            endpoint: None,
+            rtt: Duration::from_micros(1500),
+        }))
+    }
+
+    fn down(&self) {
+        self.note("down".to_owned());
+        self.stop.cancel();
+    }
+}
+
+/// A link that is well formed.
+pub(crate) fn invite_link() -> String {
+    let invite = Invite {
+        org: [1; 32].into(),
+        network: [2; 32].into(),
+        floor: Position {
+            generation: 1,
+            epoch: 1,
+        },
+        secret: InviteSecret([3; 16]),
+        addresses: vec![Address::new("203.0.113.7", 12975)],
+        name: "lan".to_owned(),
+    };
+    invite.to_link()
+}
+
+/// What it says about itself.
+pub(crate) fn status() -> Status {
+    let time: Timestamp = "2026-11-23T09:00:00Z".parse().unwrap();
+    let lamp = Member {
+        name: "lamp".to_owned(),
+        node_id: "12D3KooWLamp".to_owned(),
+        ipv4: Some([198, 19, 77, 1].into()),
+        ipv6: None,
+        role: "member".to_owned(),
+        online: true,
+        path: Some(Path::Lan),
+        via: None,
+        path_since: Some(time),
+        endpoint: None,
+        rtt_ms: None,
+        loss: None,
+        path_mtu: None,
+        rx_bytes: 0,
+        tx_bytes: 0,
+        last_handshake: None,
+    };
+    let lan = Network {
+        name: "lan".to_owned(),
+        id: "n".to_owned(),
+        generation: 1,
+        epoch: 2,
+        role: "owner".to_owned(),
+        issued_at: time,
+        soft_expires_at: None,
+        hard_expires_at: None,
+        members: vec![lamp],
+    };
+    Status {
+        schema: SCHEMA,
+        version: "test".to_owned(),
+        pid: std::process::id(),
+        org: Some("o".to_owned()),
+        name: Some("desk".to_owned()),
+        node_id: "12D3KooWDesk".to_owned(),
+        ipv4: Some([198, 19, 4, 5].into()),
+        ipv6: None,
+        interface: "kanpachi0".to_owned(),
+        adapter: Some(Adapter::Tun),
+        mtu: Some(1400),
+        listen: Vec::new(),
+        coordinator: Coordinator {
+            state: CoordinatorState::Connected,
+            address: None,
+            since: Some(time),
+            last_error: None,
+        },
+        networks: vec![lan],
+        counters: [("drop_source".to_owned(), 7)].into(),
+    }
+}
+
+/// A daemon on a socket of its own.
+pub(crate) struct Daemon {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) small: Arc<Small>,
+    pub(crate) task: JoinHandle<()>,
+}
+
+impl Daemon {
+    pub(crate) fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Others must be able to get to the socket.
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let small = Arc::new(Small::default());
+        let server = Server::bind(&dir.path().join("k.sock")).unwrap();
+        let task =
+            tokio::spawn(server.serve(Arc::clone(&small) as Arc<dyn Control>, small.stop.clone()));
+        Self { dir, small, task }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("k.sock")
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.socket())
+    }
+
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.small.asked.lock().unwrap().clone()
+    }
+
+    pub(crate) async fn stop(self) {
+        self.small.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
