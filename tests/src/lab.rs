@@ -58,7 +58,9 @@ pub fn run(name: &str, body: impl FnOnce(&mut Lab) -> Result<()>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             drop(lab);
-            panic!("{name}: {error:#}")
+            eprintln!("{name}: {error:#}");
+            // Not `panic!`: where in the lab's own code it happened helps nobody.
+            resume_unwind(Box::new(format!("{error:#}")))
         }
         Err(panic) => resume_unwind(panic),
     }

@@ -14,6 +14,7 @@
 pub mod capture;
 pub mod client;
 pub mod disk;
+pub mod hostile;
 pub mod interrupt;
 pub mod lab;
 pub mod loss;

@@ -321,8 +321,9 @@ impl Process {
             match (found, ended) {
                 (Some(value), _) => Ok(value),
                 (None, Some(status)) => Err(give_up(format!(
-                    "{}; stderr: {}",
+                    "{}; it said: {}{}",
                     describe(status),
+                    tail(&text),
                     tail(&self.stderr())
                 ))),
                 (None, None) => bail!("stdout {text:?}"),

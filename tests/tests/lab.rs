@@ -176,7 +176,7 @@ fn a_wire_delays_reorders_loses_and_duplicates() {
         ensure!((2.0..8.0).contains(&report.loss_percent()), "{report:?}");
         let overflowed = wire.counters().overflowed.load(Ordering::Relaxed);
         ensure!(
-            overflowed == 0 && wire.counters().lost.load(Ordering::Relaxed) > 50,
+            overflowed < 10 && wire.counters().lost.load(Ordering::Relaxed) > 50,
             "{:?}",
             wire.counters()
         );

@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use kanpachi_tests::client::{Node, Overlay};
+use kanpachi_common::wire::control::{Refused, codes};
+use kanpachi_tests::client::{COORDINATOR_PORT, Node, Overlay};
 use kanpachi_tests::disk::SmallDisk;
+use kanpachi_tests::hostile::{Greeting, Impostor, StolenCoordinator};
 use kanpachi_tests::lab::{Lab, run};
 use kanpachi_tests::mesh::{Hub, Member};
 use kanpachi_tests::note;
@@ -385,6 +387,36 @@ fn disk_full() {
             Err(error) => ensure!(format!("{error:#}").contains("room"), "{error:#}"),
         }
         comes_back(&alice, &overlay)
+    });
+}
+
+#[test]
+fn another_protocol_version() {
+    run("show7-version", |lab| {
+        let (mut hub, invite, alice) = hub_and_newcomer(lab)?;
+        hub.process.kill()?;
+        let stolen = StolenCoordinator::read(&hub.node.state_dir)?;
+        let message = "this coordinator speaks versions 7 to 9 of the protocol".to_owned();
+        let refused = Refused {
+            code: codes::VERSION,
+            message,
+            retry_ms: None,
+        };
+        let newer = Impostor::start(
+            &hub.node.host,
+            COORDINATOR_PORT,
+            &stolen,
+            Greeting::Refused(refused),
+        )?;
+        let expected = Complaint {
+            exit: 5,
+            code: "protocol_version",
+            words: &["version"],
+        };
+        complains(&alice, &["join", &invite], &Without::default(), &expected)?;
+        drop(newer);
+        hub.start_again()?;
+        now_it_works(&alice, &invite).map(drop)
     });
 }
 
