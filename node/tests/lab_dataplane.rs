@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use kanpachi_common::identity::x25519_public;
 use kanpachi_common::{CandidateKind, NodeId, OrgId};
 use kanpachi_node::dataplane::{
-    Counters, Dataplane, FromPeer, Inbox, Member, Own, Parking, Peer, Publisher,
+    Counters, Dataplane, FromPeer, Inbox, Member, Own, Parking, Peer, Publisher, Waiting,
 };
 use kanpachi_node::platform::linux::{Linux, TunAdapter, TunWriter};
 use kanpachi_node::platform::{Adapter, AdapterConfig, Platform};
@@ -344,11 +344,7 @@ impl Engine {
                 Some(stranger) = self.inbox.strangers.recv() => {
                     self.tunnels.handle_datagram(stranger.from, &stranger.datagram, Instant::now());
                 }
-                Some(waiting) = self.inbox.waiting.recv() => {
-                    let now = Instant::now();
-                    self.tunnels.connect(&waiting.peer, now);
-                    self.parking.park(waiting, now);
-                }
+                Some(waiting) = self.inbox.waiting.recv() => self.wait(waiting),
                 () = tokio::time::sleep_until(timeout.into()) => self.tunnels.handle_timeout(Instant::now()),
             }
         }
@@ -377,20 +373,33 @@ impl Engine {
         }
     }
 
+    /// Events before datagrams: a peer may answer faster than we could install the session it answers with.
     fn drain(&mut self) {
+        while let Some(event) = self.tunnels.poll_event() {
+            self.publisher.lock().unwrap().apply(&event);
+            if let Event::SessionUp { peer, .. } = event {
+                self.send_parked(&peer);
+            }
+        }
         while let Some(transmit) = self.tunnels.poll_transmit() {
             let _ = self.socket.send(transmit.to, &transmit.data, None);
         }
-        while let Some(event) = self.tunnels.poll_event() {
-            let mut publisher = self.publisher.lock().unwrap();
-            publisher.apply(&event);
-            if let Event::SessionUp { peer: id, .. } = &event
-                && let Some(peer) = publisher.peer(id)
-            {
-                for packet in self.parking.take(id) {
-                    assert!(self.dataplane.send(peer, &packet));
-                }
-            }
+    }
+
+    fn send_parked(&mut self, peer: &NodeId) {
+        let publisher = self.publisher.lock().unwrap();
+        self.dataplane
+            .send_parked(&publisher, &mut self.parking, peer);
+    }
+
+    fn wait(&mut self, waiting: Waiting) {
+        let (peer, now) = (waiting.peer, Instant::now());
+        let publisher = self.publisher.lock().unwrap();
+        if self
+            .dataplane
+            .send_or_park(&publisher, &mut self.parking, waiting, now)
+        {
+            self.tunnels.connect(&peer, now);
         }
     }
 }
@@ -607,7 +616,8 @@ fn lab_hostile_inner_packets_are_dropped_and_counted() {
     two.wait_for_session(1);
     let witness = two.socket_at(Ipv4Addr::UNSPECIFIED, 7003);
     let to = overlay4(2);
-    let cases: [(&str, Vec<u8>, fn(&Counters) -> u64); 6] = [
+    type Count = fn(&Counters) -> u64;
+    let cases: [(&str, Vec<u8>, Count); 6] = [
         (
             "another member's source",
             udp4(overlay4(3), to, 7003, b"evil"),

@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
+use kanpachi_common::NodeId;
 use kanpachi_transport::SharedSocket;
 
 pub use counters::Counters;
@@ -110,7 +111,41 @@ impl<W: PacketWriter> Dataplane<W> {
         self.adapter.store(None);
     }
 
-    /// Seals and sends a packet that waited for a session. `false` if there is none, after all.
+    /// Sends a packet that the packet thread found no session for, if there is one by now, and parks it otherwise.
+    /// `true` if it is parked: then the peer is to be connected to.
+    pub fn send_or_park(
+        &self,
+        publisher: &Publisher,
+        parking: &mut Parking,
+        waiting: Waiting,
+        now: Instant,
+    ) -> bool {
+        // A peer that left the roster meanwhile.
+        let Some(peer) = publisher.peer(&waiting.peer) else {
+            self.counters().drop_waiting.one();
+            return false;
+        };
+        if self.send(peer, &waiting.packet) {
+            return false;
+        }
+        self.counters().drop_waiting.add(parking.park(waiting, now));
+        true
+    }
+
+    /// Sends what waits for a peer that has a session now; to be called after each `SessionUp` was applied.
+    pub fn send_parked(&self, publisher: &Publisher, parking: &mut Parking, node_id: &NodeId) {
+        let packets = parking.take(node_id);
+        let Some(peer) = publisher.peer(node_id) else {
+            return;
+        };
+        for packet in packets {
+            if !self.send(peer, &packet) {
+                self.counters().drop_waiting.one();
+            }
+        }
+    }
+
+    /// Seals and sends one inner packet as it is, from any thread. `false` if there is no session.
     pub fn send(&self, peer: &Peer, packet: &[u8]) -> bool {
         outbound::send_one(&self.socket, &self.shared, peer, packet)
     }
