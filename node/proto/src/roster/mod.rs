@@ -77,8 +77,8 @@ pub struct Stored {
     pub directory: Option<Signed<Directory>>,
     /// Highest heads seen.
     pub seen: Vec<(NetworkId, Position, Hash)>,
-    /// Rosters held.
-    pub held: Vec<(Signed<Head>, Roster)>,
+    /// Rosters held, each with the manifest that its head is under.
+    pub held: Vec<(Signed<Manifest>, Signed<Head>, Roster)>,
     /// Floors that invites set.
     pub floors: Vec<(NetworkId, Position)>,
     /// Highest serial of each node's tunnel key.
@@ -122,11 +122,12 @@ impl Rosters {
         {
             this.commit(update);
         }
-        // Rosters first: what was seen may be higher than what is held, and would refuse it.
-        for (head, roster) in stored.held {
-            if let Some(update) = this.check_roster(&head, roster)? {
-                this.commit(update);
-            }
+        // Each under the keys that it came with: a newer manifest freezes the rosters of the old generation, it does
+        // not make them vanish at the next start.
+        for (manifest, head, roster) in stored.held {
+            let manifest = Manifest::verify(&manifest, &org)?;
+            let head = Head::verify(&head, &manifest)?;
+            this.commit(Update::Roster(Box::new(roster.verify(head)?)));
         }
         for (network, position, root) in stored.seen {
             let slot = this.networks.entry(network).or_default();
@@ -267,3 +268,6 @@ impl Rosters {
         Some(self.roster(network)?.head().freshness(self.wall(clock)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,11 @@ CREATE TABLE seen (
     network BLOB PRIMARY KEY, generation INTEGER NOT NULL, epoch INTEGER NOT NULL, root BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- The newest roster of each network that is here in full, in the bytes that were signed and hashed.
-CREATE TABLE held (network BLOB PRIMARY KEY, head BLOB NOT NULL, roster BLOB NOT NULL) STRICT;
+-- The newest roster of each network that is here in full, in the bytes that were signed and hashed, with the manifest
+-- that its head is under.
+CREATE TABLE held (
+    network BLOB PRIMARY KEY, manifest BLOB NOT NULL, head BLOB NOT NULL, roster BLOB NOT NULL
+) STRICT;
 
 -- Below this nothing of a network is believed: an invite said so.
 CREATE TABLE floors (network BLOB PRIMARY KEY, generation INTEGER NOT NULL, epoch INTEGER NOT NULL) STRICT, WITHOUT ROWID;

@@ -300,7 +300,8 @@ impl Database {
                     )?;
                 }
                 tx.execute(
-                    "INSERT OR REPLACE INTO held (network, head, roster) VALUES (?1, ?2, ?3)",
+                    "INSERT OR REPLACE INTO held (network, manifest, head, roster)
+                     VALUES (?1, (SELECT value FROM meta WHERE key = 'manifest'), ?2, ?3)",
                     params![head.network.0, cbor::encode(head.signed()), cbor::encode(roster.body())],
                 )?;
                 Ok(())
@@ -347,19 +348,17 @@ impl Database {
             .map(|b| cbor::decode(&b, 256 * 1024))
             .transpose()
             .map_err(bad)?;
-        let heads = self.rows("SELECT head, roster FROM held ORDER BY network", |r| {
-            Ok((r.get::<_, Vec<u8>>(0)?, r.get::<_, Vec<u8>>(1)?))
+        let blobs = self.rows("SELECT manifest, head, roster FROM held ORDER BY network", |r| {
+            Ok((r.get::<_, Vec<u8>>(0)?, r.get::<_, Vec<u8>>(1)?, r.get::<_, Vec<u8>>(2)?))
         })?;
-        let held = heads
-            .into_iter()
-            .map(|(head, roster)| {
-                Ok((
-                    cbor::decode::<Signed<Head>>(&head, 64 * 1024)?,
-                    cbor::decode::<Roster>(&roster, MAX_ROSTER)?,
-                ))
-            })
-            .collect::<std::result::Result<_, _>>()
-            .map_err(bad)?;
+        let decode = |(manifest, head, roster): (Vec<u8>, Vec<u8>, Vec<u8>)| {
+            Ok((
+                cbor::decode::<Signed<Manifest>>(&manifest, 64 * 1024)?,
+                cbor::decode::<Signed<Head>>(&head, 64 * 1024)?,
+                cbor::decode::<Roster>(&roster, MAX_ROSTER)?,
+            ))
+        };
+        let held = blobs.into_iter().map(decode).collect::<std::result::Result<_, _>>().map_err(bad)?;
         let position = |r: &rusqlite::Row<'_>| -> rusqlite::Result<Position> {
             Ok(Position {
                 generation: unsigned(r.get(1)?),
