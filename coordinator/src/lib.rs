@@ -2,8 +2,11 @@
 //!
 //! - [`store`]: what must survive. One transaction per intent; heads are signed inside it.
 //! - [`org`]: root key, signing key, manifest.
-//! - `decide`: sessions and presence as a state machine without clock, socket or disk.
-//! - `service`: streams in front of it, the store behind it.
+//! - [`decide`]: sessions and presence as a state machine without clock, socket or disk.
+//! - [`service`]: streams in front of it, the store behind it.
 
+pub mod clock;
+pub mod decide;
 pub mod org;
+pub mod service;
 pub mod store;

@@ -11,9 +11,9 @@ mod types;
 
 use async_trait::async_trait;
 use kanpachi_common::{
-    NetworkId, NodeId, Signed, UnixTime,
+    NetworkId, NodeId, Signed, UnixTime, Verified,
     org::{Directory, Server},
-    roster::VerifiedRoster,
+    roster::{Head, PublicRoster, VerifiedRoster},
     wire::control::{Held, Registration},
 };
 
@@ -55,11 +55,17 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn registration(&self, node: NodeId) -> Result<Option<Registration>>;
     /// Signs every newest head that is older than `older_than` again: same root, later time.
     async fn renew_heads(&self, older_than: UnixTime, now: UnixTime) -> Result<Vec<NetworkId>>;
-    /// The directory with these servers: the stored one when it says so already, or a newly signed one.
+    /// The newest head of a network; `None` when there is no such network.
+    async fn newest_head(&self, network: NetworkId) -> Result<Option<Verified<Head>>>;
+    /// Head and public halves, for mirrors.
+    async fn public_roster(&self, network: NetworkId) -> Result<PublicRoster>;
+    /// The directory with these servers: the stored one when it says so already, or a newly signed one with a
+    /// number above `floor` and above all before.
     async fn publish_directory(
         &self,
         coordinators: Vec<Server>,
         bootstraps: Vec<Server>,
+        floor: u64,
         now: UnixTime,
     ) -> Result<Signed<Directory>>;
 }

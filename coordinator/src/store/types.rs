@@ -184,6 +184,8 @@ pub struct Changes {
     pub position: Position,
     /// Root of the head.
     pub root: Hash,
+    /// When the head was signed.
+    pub issued_at: UnixTime,
     /// Everybody in it.
     pub members: Vec<Public>,
     /// Its current secret, the one that the head names.

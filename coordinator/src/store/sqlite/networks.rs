@@ -1,8 +1,8 @@
 //! Networks: created, listed, their rosters read, their heads renewed.
 
 use kanpachi_common::{
-    NetworkId, NodeId, UnixTime, cbor, name,
-    roster::{Delta, NetworkType, Page, Settings, VerifiedRoster},
+    NetworkId, NodeId, UnixTime, Verified, cbor, name,
+    roster::{Delta, Head, NetworkType, Page, PublicRoster, Settings, VerifiedRoster},
     wire::{control::Held, frame::MAX_REPLY},
 };
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
@@ -129,6 +129,31 @@ pub(super) fn roster(
     roster.verify(stored.head).map_err(StoreError::damaged)
 }
 
+pub(super) fn head(
+    conn: &Connection,
+    signer: &Signer,
+    network: NetworkId,
+) -> Result<Option<Verified<Head>>> {
+    Ok(rosters::load(conn, signer, network)?.map(|stored| stored.head))
+}
+
+pub(super) fn public_roster(
+    conn: &Connection,
+    signer: &Signer,
+    network: NetworkId,
+) -> Result<PublicRoster> {
+    let stored = require(conn, signer, network)?;
+    let public = |row: &rosters::MemberRow| {
+        let public = serde_bytes::ByteBuf::from(row.entry.public.clone());
+        (public, row.entry.private_hash())
+    };
+    Ok(PublicRoster {
+        head: stored.head.signed().clone(),
+        settings: Settings::leaf(&stored.settings),
+        entries: stored.rows.iter().map(public).collect(),
+    })
+}
+
 pub(super) fn changes_since(
     conn: &Connection,
     signer: &Signer,
@@ -151,6 +176,7 @@ pub(super) fn changes_since(
         head: stored.head.signed().clone(),
         position: stored.head.position(),
         root: stored.head.root,
+        issued_at: stored.head.issued_at,
         members: stored.members()?,
         secret: stored.secret,
         pages,

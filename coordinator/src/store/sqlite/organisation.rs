@@ -103,6 +103,7 @@ pub(super) fn publish(
     signer: &Signer,
     coordinators: Vec<Server>,
     bootstraps: Vec<Server>,
+    floor: u64,
     now: UnixTime,
 ) -> Result<Signed<Directory>> {
     let old = directory(tx, signer)?
@@ -111,10 +112,12 @@ pub(super) fn publish(
     if let Some(old) = &old
         && old.coordinators == coordinators
         && old.bootstraps == bootstraps
+        && old.seq >= floor
     {
         return Ok(old.signed().clone());
     }
-    let seq = old.as_ref().map_or(1, |old| old.seq.saturating_add(1));
+    let newest = old.as_ref().map_or(0, |old| old.seq).max(floor);
+    let seq = newest.saturating_add(1);
     let now = old.as_ref().map_or(now, |old| now.max(old.issued_at));
     let signed = signer.directory(seq, coordinators, bootstraps, now);
     // Never hand out what its readers would refuse.

@@ -4,9 +4,9 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use kanpachi_common::{
-    NetworkId, NodeId, Signed, UnixTime,
+    NetworkId, NodeId, Signed, UnixTime, Verified,
     org::{Directory, Server},
-    roster::VerifiedRoster,
+    roster::{Head, PublicRoster, VerifiedRoster},
     wire::control::{Held, Registration},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -142,14 +142,25 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn newest_head(&self, network: NetworkId) -> Result<Option<Verified<Head>>> {
+        self.run(move |e| e.read(|c, s| networks::head(c, s, network)))
+            .await
+    }
+
+    async fn public_roster(&self, network: NetworkId) -> Result<PublicRoster> {
+        self.run(move |e| e.read(|c, s| networks::public_roster(c, s, network)))
+            .await
+    }
+
     async fn publish_directory(
         &self,
         coordinators: Vec<Server>,
         bootstraps: Vec<Server>,
+        floor: u64,
         now: UnixTime,
     ) -> Result<Signed<Directory>> {
         self.run(move |e| {
-            e.write(|tx, s| organisation::publish(tx, s, coordinators, bootstraps, now))
+            e.write(|tx, s| organisation::publish(tx, s, coordinators, bootstraps, floor, now))
         })
         .await
     }

@@ -411,7 +411,7 @@ fn the_directory_is_signed_again_only_when_it_changes() {
         let publish = |port, now| {
             block_on(
                 f.store
-                    .publish_directory(vec![server(port)], vec![server(port)], now),
+                    .publish_directory(vec![server(port)], vec![server(port)], 0, now),
             )
             .unwrap()
         };

@@ -1,0 +1,162 @@
+//! Who is there: members that are logged in, and who is told about them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use kanpachi_common::{
+    NetworkId, NodeId, OrgId, Pool, Prefix,
+    addr::ipv6_prefix,
+    id::Hash,
+    roster::{Caps, Position, Public},
+    wire::control::{PeerOffline, PeerOnline, ServerMessage},
+};
+
+use super::{Core, SessionId, session::Phase};
+
+/// The addresses of the overlay itself, which are never a way to anybody.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Overlay {
+    v4: Prefix,
+    v6: Prefix,
+}
+
+impl Overlay {
+    pub(super) fn new(org: &OrgId, pool: Pool) -> Self {
+        Self {
+            v4: pool.prefix(),
+            v6: ipv6_prefix(org),
+        }
+    }
+
+    pub(super) fn contains(&self, addr: IpAddr) -> bool {
+        let addr = addr.to_canonical();
+        self.v4.contains(addr) || self.v6.contains(addr)
+    }
+}
+
+/// What the core remembers of a network: who is in it, as of the newest head that the store served.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    pub(super) newest: Option<Newest>,
+    pub(super) members: BTreeMap<NodeId, Caps>,
+    /// An intent is on its way.
+    pub(super) asking: bool,
+    /// Something changed since it was sent.
+    pub(super) dirty: bool,
+}
+
+/// The newest head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Newest {
+    pub(super) position: Position,
+    pub(super) root: Hash,
+}
+
+impl View {
+    /// Takes the members over; says who came and who is gone.
+    pub(super) fn replace(&mut self, members: &[Public]) -> (Vec<NodeId>, Vec<NodeId>) {
+        let new: BTreeMap<NodeId, Caps> = members.iter().map(|m| (m.node, m.caps)).collect();
+        let came = new.keys().filter(|n| !self.members.contains_key(*n));
+        let gone = self.members.keys().filter(|n| !new.contains_key(*n));
+        let (came, gone) = (came.copied().collect(), gone.copied().collect());
+        self.members = new;
+        (came, gone)
+    }
+
+    /// Is the node a member that takes part? One that awaits approval is not told anything.
+    pub(super) fn is_active(&self, node: &NodeId) -> bool {
+        self.members
+            .get(node)
+            .is_some_and(|caps| !caps.has(Caps::PENDING))
+    }
+}
+
+impl Core {
+    /// Sessions of all members of a network that are logged in and take part.
+    pub(super) fn online_in(&self, network: &NetworkId) -> Vec<SessionId> {
+        let Some(view) = self.networks.get(network) else {
+            return Vec::new();
+        };
+        let online = |(node, caps): (&NodeId, &Caps)| {
+            let session = *self.online.get(node)?;
+            (!caps.has(Caps::PENDING)).then_some(session)
+        };
+        view.members.iter().filter_map(online).collect()
+    }
+
+    /// Everybody who shares a network with the session, itself excepted.
+    fn neighbours(&self, session: SessionId) -> BTreeSet<SessionId> {
+        let Some(own) = self.sessions.get(&session) else {
+            return BTreeSet::new();
+        };
+        let shared = |n: &&NetworkId| {
+            self.networks
+                .get(*n)
+                .is_some_and(|view| view.is_active(&own.node))
+        };
+        let mut all: BTreeSet<_> = own
+            .networks
+            .keys()
+            .filter(shared)
+            .flat_map(|n| self.online_in(n))
+            .collect();
+        all.remove(&session);
+        all
+    }
+
+    /// Tells everybody who shares a network with the session where its node is now.
+    pub(super) fn tell_online(&mut self, session: SessionId) {
+        let Some(bytes) = self.online_message(session) else {
+            return;
+        };
+        for neighbour in self.neighbours(session) {
+            self.push(neighbour, Arc::clone(&bytes));
+        }
+    }
+
+    /// Tells everybody who shared a network with the session that its node is gone.
+    pub(super) fn tell_offline(&mut self, session: SessionId) {
+        let Some(node) = self.sessions.get(&session).map(|s| s.node) else {
+            return;
+        };
+        let bytes = encode(&ServerMessage::PeerOffline(PeerOffline { node }), 0);
+        for neighbour in self.neighbours(session) {
+            self.push(neighbour, Arc::clone(&bytes));
+        }
+    }
+
+    /// Introduces a session to everybody who is online in a network, and them to it.
+    pub(super) fn introduce(&mut self, session: SessionId, network: &NetworkId) {
+        let Some(own) = self.online_message(session) else {
+            return;
+        };
+        for other in self.online_in(network) {
+            if other == session {
+                continue;
+            }
+            if let Some(theirs) = self.online_message(other) {
+                self.push(session, theirs);
+            }
+            self.push(other, Arc::clone(&own));
+        }
+    }
+
+    fn online_message(&self, session: SessionId) -> Option<Arc<[u8]>> {
+        let session = self.sessions.get(&session)?;
+        (session.phase == Phase::Member).then(|| {
+            let message = ServerMessage::PeerOnline(PeerOnline {
+                node: session.node,
+                candidates: session.candidates.clone(),
+            });
+            encode(&message, 0)
+        })
+    }
+}
+
+/// The bytes of a message on the wire.
+pub(super) fn encode(message: &ServerMessage, id: u64) -> Arc<[u8]> {
+    message.frame(id).to_bytes().into()
+}

@@ -1,0 +1,7 @@
+//! The core with a real store in memory and a virtual clock.
+
+mod guesses;
+mod lab;
+mod presence;
+mod rosters;
+mod sessions;

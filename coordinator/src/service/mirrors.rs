@@ -1,0 +1,298 @@
+//! Mirrors: what bootstraps keep of the rosters, so that an old proof is refused while the coordinator is dead.
+//!
+//! They are also this coordinator's memory: before it signs anything it compares what it has with what they have,
+//! because a database that came out of a backup does not know how old it is.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::{
+    future::join_all,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+};
+use kanpachi_common::{
+    NetworkId, Signed, Verified,
+    org::{Directory, Manifest},
+    roster::Head,
+    wire::{
+        frame::FrameReader,
+        mirror::{self, MirrorReply, MirrorRequest, Mirrored},
+    },
+};
+use libp2p::{PeerId, StreamProtocol};
+use libp2p_stream::Control;
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use super::{Service, actor::Notice};
+use crate::{
+    clock,
+    store::{Result as StoreResult, Store},
+};
+
+/// How long one question may take.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Mirrors that were not reachable hear everything again after this time.
+const SWEEP: Duration = Duration::from_secs(60);
+/// Heads are looked at this often, and renewed when they are older than [`RENEW_AFTER`].
+const RENEWAL: Duration = Duration::from_secs(3600);
+/// Under a day, so that members never see a head that is a day old while the coordinator runs.
+const RENEW_AFTER: u64 = 20 * 3600;
+
+/// Why a mirror gave no answer.
+#[derive(Debug, Clone, Error)]
+#[error("{0}")]
+pub struct MirrorError(pub String);
+
+/// A mirror: another process by libp2p, or one in this process.
+#[async_trait]
+pub trait Mirror: fmt::Debug + Send + Sync {
+    /// One request, one reply.
+    async fn ask(&self, request: MirrorRequest) -> Result<MirrorReply, MirrorError>;
+}
+
+/// A bootstrap that is asked over `/kanpachi/mirror/1`. The swarm must know, or be connected to, the peer.
+#[derive(Clone)]
+pub struct StreamMirror {
+    control: Control,
+    peer: PeerId,
+}
+
+impl StreamMirror {
+    /// A mirror at a peer.
+    #[must_use]
+    pub const fn new(control: Control, peer: PeerId) -> Self {
+        Self { control, peer }
+    }
+
+    async fn exchange(&self, request: &MirrorRequest) -> Result<MirrorReply, MirrorError> {
+        let failed = |e: &dyn fmt::Display| MirrorError(e.to_string());
+        let mut control = self.control.clone();
+        let mut stream = control
+            .open_stream(self.peer, StreamProtocol::new(mirror::PROTOCOL))
+            .await
+            .map_err(|e| failed(&e))?;
+        stream
+            .write_all(&request.frame().to_bytes())
+            .await
+            .map_err(|e| failed(&e))?;
+        stream.flush().await.map_err(|e| failed(&e))?;
+        let mut reader = FrameReader::new(mirror::MAX);
+        let mut chunk = vec![0; 16 * 1024];
+        loop {
+            let len = stream.read(&mut chunk).await.map_err(|e| failed(&e))?;
+            reader.extend(&chunk[..len]);
+            if let Some(frame) = reader.next_frame().map_err(|e| failed(&e))? {
+                return MirrorReply::from_frame(&frame).map_err(|e| failed(&e));
+            }
+            if len == 0 {
+                return Err(MirrorError("the mirror gave no answer".to_owned()));
+            }
+        }
+    }
+}
+
+impl fmt::Debug for StreamMirror {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StreamMirror({})", self.peer)
+    }
+}
+
+#[async_trait]
+impl Mirror for StreamMirror {
+    async fn ask(&self, request: MirrorRequest) -> Result<MirrorReply, MirrorError> {
+        match tokio::time::timeout(ANSWER, self.exchange(&request)).await {
+            Ok(reply) => reply,
+            Err(_) => Err(MirrorError("the mirror did not answer in time".to_owned())),
+        }
+    }
+}
+
+/// What came of a comparison.
+#[derive(Debug, Default)]
+pub(super) struct Compared {
+    /// Why nothing may be signed.
+    pub(super) recovery: Option<String>,
+    /// The newest directory that a mirror has.
+    pub(super) directory: Option<Signed<Directory>>,
+    /// Its number.
+    pub(super) directory_floor: u64,
+}
+
+/// Asks every mirror about every network, before anything is signed. Mirrors that do not answer are passed over:
+/// a coordinator must start while they are down.
+pub(super) async fn compare(
+    manifest: &Verified<Manifest>,
+    store: &dyn Store,
+    mirrors: &[Arc<dyn Mirror>],
+) -> StoreResult<Compared> {
+    let mut compared = Compared::default();
+    if mirrors.is_empty() {
+        return Ok(compared);
+    }
+    let org = manifest.org();
+    let mut questions = vec![MirrorRequest::Directory(org)];
+    for network in store.networks().await? {
+        questions.push(MirrorRequest::Get(org, network.network));
+    }
+    let asked = mirrors
+        .iter()
+        .flat_map(|mirror| questions.iter().map(move |q| mirror.ask(q.clone())));
+    for reply in join_all(asked).await {
+        match reply {
+            Ok(MirrorReply::Found(found) | MirrorReply::Older(found)) => {
+                judge(&mut compared, manifest, store, &found).await?;
+            }
+            Ok(MirrorReply::Kept | MirrorReply::Unknown) => {}
+            Ok(MirrorReply::Refused(why)) => tracing::warn!("a mirror refused: {why}"),
+            Err(error) => tracing::warn!(%error, "a mirror cannot be compared with"),
+        }
+    }
+    Ok(compared)
+}
+
+/// Compares what one mirror showed. Only what carries valid signatures counts.
+async fn judge(
+    compared: &mut Compared,
+    manifest: &Verified<Manifest>,
+    store: &dyn Store,
+    found: &Mirrored,
+) -> StoreResult<()> {
+    let Ok(theirs) = Manifest::verify(&found.manifest, &manifest.org()) else {
+        return Ok(());
+    };
+    if theirs.generation > manifest.generation {
+        compared.recovery = Some(format!(
+            "a mirror shows keys of generation {} and this database has generation {}: restore a newer backup, nothing is signed until then",
+            theirs.generation, manifest.generation
+        ));
+        return Ok(());
+    }
+    if let Ok(directory) = Directory::verify(&found.directory, manifest)
+        && directory.seq > compared.directory_floor
+    {
+        compared.directory_floor = directory.seq;
+        compared.directory = Some(directory.signed().clone());
+    }
+    if let Some(roster) = &found.roster
+        && let Ok(head) = Head::verify(&roster.head, manifest)
+    {
+        let network = head.network;
+        // A network that this database does not know is one that it has forgotten.
+        let ours = store.newest_head(network).await?;
+        let behind = ours.as_ref().is_none_or(|ours| {
+            head.position() > ours.position()
+                || (head.position() == ours.position() && head.root != ours.root)
+        });
+        if behind {
+            let epoch = ours.map_or(0, |ours| ours.epoch);
+            compared.recovery = Some(format!(
+                "a mirror shows epoch {} of network {} and this database has epoch {epoch}: restore a newer backup, nothing is signed until then",
+                head.epoch,
+                network.short()
+            ));
+        }
+    }
+    Ok(())
+}
+
+impl Service {
+    pub(super) fn spawn_background(&self, notices: mpsc::Receiver<Notice>) {
+        let (service, stop) = (self.clone(), self.inner.stop.clone());
+        self.inner.tasks.spawn(async move {
+            stop.run_until_cancelled_owned(service.background(notices))
+                .await;
+        });
+    }
+
+    /// Renews heads, feeds mirrors, looks into claims.
+    async fn background(self, mut notices: mpsc::Receiver<Notice>) {
+        let mut renewal = tokio::time::interval(RENEWAL);
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                _ = renewal.tick() => self.renew().await,
+                _ = sweep.tick(), if !self.inner.mirrors.is_empty() => self.sweep().await,
+                notice = notices.recv() => match notice {
+                    Some(Notice::Changed(network)) => self.feed(Some(network)).await,
+                    Some(Notice::ClaimsNewer(network)) => self.look_into(network).await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn renew(&self) {
+        if self.recovery().is_some() {
+            return;
+        }
+        let now = clock::wall();
+        let older_than = kanpachi_common::UnixTime(now.0.saturating_sub(RENEW_AFTER));
+        match self.inner.store.renew_heads(older_than, now).await {
+            Ok(renewed) => {
+                for network in renewed {
+                    let _ = self.changed(network).await;
+                }
+            }
+            Err(error) => tracing::error!(%error, "heads could not be renewed"),
+        }
+    }
+
+    async fn sweep(&self) {
+        self.feed(None).await;
+        if let Ok(networks) = self.networks().await {
+            for network in networks {
+                self.feed(Some(network.network)).await;
+            }
+        }
+    }
+
+    /// Brings mirrors the newest state of a network, or keys and servers alone.
+    async fn feed(&self, network: Option<NetworkId>) {
+        if self.inner.mirrors.is_empty() || self.recovery().is_some() {
+            return;
+        }
+        let mirrored = match self.mirrored(network).await {
+            Ok(mirrored) => Box::new(mirrored),
+            Err(error) => {
+                return tracing::error!(%error, "a roster could not be read for the mirrors");
+            }
+        };
+        let puts = self.inner.mirrors.iter();
+        let puts = puts.map(|m| m.ask(MirrorRequest::Put(mirrored.clone())));
+        for reply in join_all(puts).await {
+            match reply {
+                Ok(MirrorReply::Older(theirs)) => self.confront(&theirs).await,
+                Ok(MirrorReply::Refused(why)) => tracing::warn!("a mirror refused a roster: {why}"),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "a mirror could not be told"),
+            }
+        }
+    }
+
+    /// A node claims to hold a newer roster; only a signed head from a mirror proves that.
+    async fn look_into(&self, network: NetworkId) {
+        let request = MirrorRequest::Get(self.inner.org, network);
+        let asked = self.inner.mirrors.iter().map(|m| m.ask(request.clone()));
+        for reply in join_all(asked).await {
+            if let Ok(MirrorReply::Found(theirs)) = reply {
+                self.confront(&theirs).await;
+            }
+        }
+    }
+
+    async fn confront(&self, theirs: &Mirrored) {
+        let Ok(manifest) = Manifest::verify(&self.inner.manifest, &self.inner.org) else {
+            return;
+        };
+        let mut compared = Compared::default();
+        match judge(&mut compared, &manifest, &*self.inner.store, theirs).await {
+            Ok(()) => {
+                if let Some(why) = compared.recovery {
+                    self.enter_recovery(why).await;
+                }
+            }
+            Err(error) => tracing::error!(%error, "a mirror could not be compared with"),
+        }
+    }
+}
