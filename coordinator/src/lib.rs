@@ -5,6 +5,7 @@
 //! - [`decide`]: sessions and presence as a state machine without clock, socket or disk.
 //! - [`service`]: streams in front of it, the store behind it.
 
+pub mod addresses;
 pub mod clock;
 pub mod decide;
 pub mod org;
