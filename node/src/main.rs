@@ -2,8 +2,14 @@
 
 use std::process::ExitCode;
 
-use kanpachi_node::cli::{self, Entry};
+use kanpachi_node::{
+    cli::{self, Entry},
+    daemon,
+};
 
 fn main() -> ExitCode {
-    cli::main(Entry::default())
+    cli::main(Entry {
+        node: Some(|options, progress| Box::pin(daemon::run(options, progress))),
+        host: None,
+    })
 }

@@ -30,7 +30,7 @@ Looking is for everybody; changing things is for root and the group `kanpachi`.
 
 /// A private network between your machines, without a company in the middle.
 #[derive(Debug, Parser)]
-#[command(name = "kanpachi", version, after_help = AFTER, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "kanpachi", version, after_help = AFTER, max_term_width = 100)]
 pub struct Cli {
     /// What holds for every command.
     #[command(flatten)]

@@ -2,9 +2,13 @@
 
 use std::env;
 
-use clap::error::{ContextKind, ErrorKind};
+use clap::{
+    CommandFactory as _,
+    builder::StyledStr,
+    error::{ContextKind, ErrorKind},
+};
 
-use super::{console::Console, fail, json_line};
+use super::{args::Cli, console::Console, fail, json_line};
 use crate::ipc::{
     api::SCHEMA,
     error::{ApiError, ExitCode},
@@ -25,19 +29,19 @@ pub(super) fn explain(error: &clap::Error, console: Console) -> ExitCode {
             ExitCode::Done
         }
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            console.print(&styled(error, console.out().color));
+            console.print(&styled(error.render(), console.out().color));
             ExitCode::Done
         }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if !json => {
-            console.print_err(&styled(error, console.err().color));
+        // Not a mistake but somebody who wants to know what there is.
+        _ if env::args_os().len() <= 1 => {
+            console.print_err(&styled(Cli::command().render_help(), console.err().color));
             ExitCode::Usage
         }
         _ => fail(&to_api(error), json, console),
     }
 }
 
-fn styled(error: &clap::Error, color: bool) -> String {
-    let text = error.render();
+fn styled(text: StyledStr, color: bool) -> String {
     if color {
         text.ansi().to_string()
     } else {
@@ -47,9 +51,7 @@ fn styled(error: &clap::Error, color: bool) -> String {
 
 /// Clap's report is paragraphs: the mistake, tips, usage. The first is the sentence, the tips are the hint.
 fn to_api(error: &clap::Error) -> ApiError {
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-        || error.kind() == ErrorKind::MissingSubcommand
-    {
+    if error.kind() == ErrorKind::MissingSubcommand {
         return ApiError::usage("a command is missing").hint("kanpachi help");
     }
     let text = error.render().to_string();
@@ -81,7 +83,6 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::cli::args::Cli;
 
     fn slip(args: &[&str]) -> (String, String) {
         let error = to_api(&Cli::try_parse_from([&["kanpachi"], args].concat()).unwrap_err());

@@ -12,6 +12,7 @@ use axum::{
     routing::{get, post},
 };
 use futures::{Stream, StreamExt as _, stream};
+use hyper::body::Body as _;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -241,14 +242,19 @@ async fn wrong_method() -> Rejection {
 
 /// Reads and parses a body: at most 64 KiB, within ten seconds. The content type is not looked at, so `curl -d` works.
 async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Rejection> {
+    let too_large = || {
+        let error = ApiError::usage(format_args!(
+            "the request body is incomplete or larger than {MAX_BODY} bytes"
+        ));
+        Rejection(StatusCode::PAYLOAD_TOO_LARGE, error)
+    };
+    // What announces too much is not waited for.
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(too_large());
+    }
     let bytes = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(bytes)) => bytes,
-        Ok(Err(_)) => {
-            let error = ApiError::usage(format_args!(
-                "the request body is incomplete or larger than {MAX_BODY} bytes"
-            ));
-            return Err(Rejection(StatusCode::PAYLOAD_TOO_LARGE, error));
-        }
+        Ok(Err(_)) => return Err(too_large()),
         Err(_) => {
             return Err(Rejection(
                 StatusCode::REQUEST_TIMEOUT,

@@ -18,7 +18,7 @@ fn as_user(uid: u32, gid: u32, socket: &Path, request: &str) -> String {
     let output = Command::new(&copy)
         .args([
             "--exact",
-            "child_of_the_permission_matrix",
+            "permissions::child_of_the_permission_matrix",
             "--nocapture",
             "--ignored",
         ])

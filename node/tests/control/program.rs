@@ -4,11 +4,14 @@ use std::{
     io::Write as _,
     path::Path,
     process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
 };
 
+use kanpachi_node::ipc::{Control, server::Server};
 use serde_json::Value;
 
-use crate::small::{Daemon, invite_link, status};
+use crate::small::{Daemon, Small, invite_link, status};
 
 /// How a run ended.
 #[derive(Debug)]
@@ -80,10 +83,9 @@ async fn questions_are_answered_for_people_and_for_programs() {
         "{shown:?}"
     );
     let shown = run(&socket, &["list"]).await;
-    assert_eq!(
-        shown.out,
-        "lan (owner) · 1 of 1 online · roster getting old, signed ".to_owned()
-            + shown.out.split_once("signed ").unwrap().1
+    assert!(
+        shown.out.starts_with("lan (owner) · 1 of 1 online"),
+        "{shown:?}"
     );
     assert_eq!(run(&socket, &["peer", "LAMP"]).await.code, 0);
     daemon.stop().await;
@@ -118,13 +120,49 @@ async fn orders_are_carried_out_and_told() {
         daemon.asked(),
         ["invite lan 3 7200", "invite lan 1 604800", "nick lamp-2"]
     );
+    daemon.stop().await;
+}
+
+/// A daemon in a process of its own, which is this test binary again.
+#[test]
+#[ignore = "a helper process of the test below, not a test"]
+fn daemon_of_its_own() {
+    let Some(socket) = std::env::var_os("CONTROL_SOCKET") else {
+        return;
+    };
+    let small = Arc::<Small>::default();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let server = Server::bind(Path::new(&socket)).unwrap();
+        server
+            .serve(Arc::clone(&small) as Arc<dyn Control>, small.stop.clone())
+            .await;
+        // The real one has things to put away when nobody can reach it any more.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn down_returns_when_the_process_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("k.sock");
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "program::daemon_of_its_own", "--ignored"])
+        .env("CONTROL_SOCKET", &socket)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let up = async { while run(&socket, &["status"]).await.code != 0 {} };
+    tokio::time::timeout(Duration::from_secs(20), up)
+        .await
+        .expect("the daemon does not come up");
     let down = run(&socket, &["down"]).await;
+    assert!(child.try_wait().unwrap().is_some(), "it still runs");
     assert_eq!(
         down.out,
-        format!("the daemon (process {}) has stopped\n", std::process::id())
+        format!("the daemon (process {}) has stopped\n", child.id())
     );
     assert!(!socket.exists());
-    daemon.task.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
