@@ -5,5 +5,7 @@ pub mod dataplane;
 pub mod platform;
 pub mod cli;
 pub mod daemon;
+#[cfg(feature = "host")]
+pub mod host;
 pub mod ipc;
 pub mod options;

@@ -17,6 +17,9 @@ use crate::daemon::{clock, control_io::Line};
 /// A clock that is off by more than this is told about, in seconds.
 const CLOCK_TOLERANCE: u64 = 300;
 
+/// Nodes that the coordinator may call online: the largest network, and then some.
+const MAX_ONLINE: usize = 8192;
+
 impl Core {
     pub(super) async fn handle_engine(&mut self, event: engine::Event) {
         match event {
@@ -258,6 +261,10 @@ impl Core {
             .map(|c| c.addr)
             .filter(|a| self.overlay.is_underlay(a))
             .collect();
+        // A member may be announced before the roster that names it is here.
+        if self.state.online.len() >= MAX_ONLINE && !self.state.online.contains_key(&online.node) {
+            return;
+        }
         self.state.online.insert(online.node, online.candidates);
         if self.state.peers.contains_key(&online.node) {
             self.remember(&online.node, &addrs);

@@ -101,7 +101,6 @@ impl Core {
             .filter(|node| !self.state.peers.contains_key(*node))
             .copied()
             .collect();
-        self.state.online.retain(|node, _| peers.contains_key(node));
         self.state.heard.retain(|node, _| peers.contains_key(node));
         self.state.peers = peers;
         for node in new {

@@ -29,6 +29,18 @@ pub struct StateDir {
     _lock: Flock<File>,
 }
 
+/// Makes a state directory, mode 0700, unless it is there.
+///
+/// # Errors
+/// One sentence.
+pub fn create_dir(path: &Path) -> Result<(), ApiError> {
+    if path.exists() {
+        return Ok(());
+    }
+    let make = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    make.map_err(|e| io_error("create", path, &e))
+}
+
 /// The sentence for an I/O error in the state directory.
 fn io_error(what: &str, path: &Path, error: &io::Error) -> ApiError {
     let path = path.display();
@@ -61,13 +73,7 @@ impl StateDir {
     /// # Errors
     /// One sentence: another daemon has it, it is no directory of ours, or the system says no.
     pub fn open(path: &Path) -> Result<Self, ApiError> {
-        if !path.exists() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .map_err(|e| io_error("create", path, &e))?;
-        }
+        create_dir(path)?;
         let meta = fs::symlink_metadata(path).map_err(|e| io_error("open", path, &e))?;
         if !meta.is_dir() {
             return Err(ApiError::failed(
@@ -156,3 +162,6 @@ fn options() -> OpenOptions {
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
     options
 }
+
+#[cfg(test)]
+mod tests;
