@@ -3,11 +3,14 @@
 //! - [`store`]: what must survive. One transaction per intent; heads are signed inside it.
 //! - [`org`]: root key, signing key, manifest.
 //! - [`decide`]: sessions and presence as a state machine without clock, socket or disk.
+//! - [`server`]: all of it with a swarm of its own, and [`cli`] around that.
 //! - [`service`]: streams in front of it, the store behind it.
 
 pub mod addresses;
+pub mod cli;
 pub mod clock;
 pub mod decide;
 pub mod org;
+pub mod server;
 pub mod service;
 pub mod store;

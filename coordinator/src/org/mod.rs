@@ -9,7 +9,9 @@ mod signer;
 #[cfg(test)]
 mod tests;
 
-use kanpachi_common::{OrgId, Pool, SecretKey, Signed, UnixTime, Verified, org::Manifest};
+use kanpachi_common::{
+    OrgId, Pool, Prefix, SecretKey, Signed, UnixTime, Verified, addr::ipv6_prefix, org::Manifest,
+};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -102,6 +104,12 @@ impl Organisation {
             sealed_root: row.sealed_root.clone(),
             phrase: None,
         })
+    }
+
+    /// The addresses of its overlay, which are never a way to anybody.
+    #[must_use]
+    pub fn overlay(&self) -> [Prefix; 2] {
+        [self.signer.pool().prefix(), ipv6_prefix(&self.org())]
     }
 
     /// Its id.

@@ -1,5 +1,7 @@
 //! What the program that runs the coordinator may ask for: networks, invites, addresses.
 
+use std::time::Duration;
+
 use kanpachi_common::{
     NetworkId, NodeId, Signed,
     id::Hash,
@@ -18,6 +20,9 @@ use crate::{
     clock,
     store::{NetworkSummary, NewInvite, NewNetwork, Refusal, RemoveMember, StoreError},
 };
+
+/// How often this machine's addresses are looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// What kind of invite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +77,18 @@ impl Service {
                 .ok_or_else(|| StoreError::from(Refusal::NetworkExists).into()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The network of this name, or any when there is none of it; nothing is created.
+    ///
+    /// # Errors
+    /// [`ServiceError::Recovery`] when there is no network at all, or what the store says.
+    pub async fn known_network(&self, wanted: &str) -> Result<NetworkSummary, ServiceError> {
+        let found = match self.find_network(wanted).await? {
+            Some(found) => Some(found),
+            None => self.networks().await?.into_iter().next(),
+        };
+        found.ok_or_else(|| ServiceError::Recovery(self.recovery().unwrap_or_default()))
     }
 
     async fn find_network(&self, wanted: &str) -> Result<Option<NetworkSummary>, ServiceError> {
@@ -191,6 +208,28 @@ impl Service {
         }
         self.input(Input::Directory(Box::new(directory), addresses))
             .await
+    }
+
+    /// Looks for the addresses again from time to time and publishes them when they differ.
+    pub fn keep_current(&self, find: impl Fn() -> Servers + Send + 'static) {
+        let (service, stop) = (self.clone(), self.inner.stop.clone());
+        let look = async move {
+            let mut current = find();
+            loop {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                let found = find();
+                if found == current {
+                    continue;
+                }
+                match service.set_servers(found.clone()).await {
+                    Ok(()) => current = found,
+                    Err(error) => tracing::warn!(%error, "new addresses could not be published"),
+                }
+            }
+        };
+        self.inner
+            .tasks
+            .spawn(async move { stop.run_until_cancelled_owned(look).await });
     }
 
     /// What a mirror keeps of a network, or of keys and servers alone.

@@ -3,7 +3,7 @@
 //! They are also this coordinator's memory: before it signs anything it compares what it has with what they have,
 //! because a database that came out of a backup does not know how old it is.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{
@@ -32,8 +32,12 @@ use crate::{
 
 /// How long one question may take.
 const ANSWER: Duration = Duration::from_secs(5);
+/// Time between two attempts at one question.
+const RETRY: Duration = Duration::from_millis(250);
 /// Mirrors that were not reachable hear everything again after this time.
 const SWEEP: Duration = Duration::from_secs(60);
+/// Notices that are dealt with at once.
+const BATCH: usize = 256;
 /// Heads are looked at this often, and renewed when they are older than [`RENEW_AFTER`].
 const RENEWAL: Duration = Duration::from_secs(3600);
 /// Under a day, so that members never see a head that is a day old while the coordinator runs.
@@ -101,10 +105,18 @@ impl fmt::Debug for StreamMirror {
 #[async_trait]
 impl Mirror for StreamMirror {
     async fn ask(&self, request: MirrorRequest) -> Result<MirrorReply, MirrorError> {
-        match tokio::time::timeout(ANSWER, self.exchange(&request)).await {
-            Ok(reply) => reply,
-            Err(_) => Err(MirrorError("the mirror did not answer in time".to_owned())),
-        }
+        let patiently = async {
+            loop {
+                match self.exchange(&request).await {
+                    Ok(reply) => return reply,
+                    // Not connected yet, perhaps; the limit is on the whole.
+                    Err(_) => tokio::time::sleep(RETRY).await,
+                }
+            }
+        };
+        tokio::time::timeout(ANSWER, patiently)
+            .await
+            .map_err(|_| MirrorError(format!("the mirror at {} did not answer", self.peer)))
     }
 }
 
@@ -209,14 +221,15 @@ impl Service {
     async fn background(self, mut notices: mpsc::Receiver<Notice>) {
         let mut renewal = tokio::time::interval(RENEWAL);
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut batch = Vec::new();
         loop {
             tokio::select! {
                 _ = renewal.tick() => self.renew().await,
                 _ = sweep.tick(), if !self.inner.mirrors.is_empty() => self.sweep().await,
-                notice = notices.recv() => match notice {
-                    Some(Notice::Changed(network)) => self.feed(Some(network)).await,
-                    Some(Notice::ClaimsNewer(network)) => self.look_into(network).await,
-                    None => return,
+                count = notices.recv_many(&mut batch, BATCH) => match count {
+                    0 => return,
+                    // Many changes of one roster are one for the mirrors.
+                    _ => self.heed(std::mem::take(&mut batch)).await,
                 },
             }
         }
@@ -239,7 +252,9 @@ impl Service {
     }
 
     async fn sweep(&self) {
-        self.feed(None).await;
+        if !self.feed(None).await {
+            return;
+        }
         if let Ok(networks) = self.networks().await {
             for network in networks {
                 self.feed(Some(network.network)).await;
@@ -247,20 +262,39 @@ impl Service {
         }
     }
 
-    /// Brings mirrors the newest state of a network, or keys and servers alone.
-    async fn feed(&self, network: Option<NetworkId>) {
+    async fn heed(&self, notices: Vec<Notice>) {
+        let (mut changed, mut claimed) = (BTreeSet::new(), BTreeSet::new());
+        for notice in notices {
+            match notice {
+                Notice::Changed(network) => changed.insert(network),
+                Notice::ClaimsNewer(network) => claimed.insert(network),
+            };
+        }
+        for network in changed {
+            self.feed(Some(network)).await;
+        }
+        for network in claimed {
+            self.look_into(network).await;
+        }
+    }
+
+    /// Brings mirrors the newest state of a network, or keys and servers alone. Did any of them answer?
+    async fn feed(&self, network: Option<NetworkId>) -> bool {
         if self.inner.mirrors.is_empty() || self.recovery().is_some() {
-            return;
+            return false;
         }
         let mirrored = match self.mirrored(network).await {
             Ok(mirrored) => Box::new(mirrored),
             Err(error) => {
-                return tracing::error!(%error, "a roster could not be read for the mirrors");
+                tracing::error!(%error, "a roster could not be read for the mirrors");
+                return false;
             }
         };
         let puts = self.inner.mirrors.iter();
         let puts = puts.map(|m| m.ask(MirrorRequest::Put(mirrored.clone())));
-        for reply in join_all(puts).await {
+        let replies = join_all(puts).await;
+        let answered = replies.iter().any(Result::is_ok);
+        for reply in replies {
             match reply {
                 Ok(MirrorReply::Older(theirs)) => self.confront(&theirs).await,
                 Ok(MirrorReply::Refused(why)) => tracing::warn!("a mirror refused a roster: {why}"),
@@ -268,6 +302,7 @@ impl Service {
                 Err(error) => tracing::debug!(%error, "a mirror could not be told"),
             }
         }
+        answered
     }
 
     /// A node claims to hold a newer roster; only a signed head from a mirror proves that.

@@ -258,6 +258,12 @@ impl Service {
         self.inner.org
     }
 
+    /// The libp2p identity of this coordinator.
+    #[must_use]
+    pub fn identity(&self) -> NodeId {
+        self.inner.identity
+    }
+
     /// Who signs.
     #[must_use]
     pub fn manifest(&self) -> &Signed<Manifest> {

@@ -1,0 +1,257 @@
+//! The swarm of a coordinator that runs by itself: control streams, identify, ping, and connections to bootstraps.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use futures::StreamExt as _;
+use kanpachi_common::{Prefix, org::Server};
+use kanpachi_transport::{
+    AddressFilter, DatagramHandler, Reader, SharedSocket, peer_id, reflect, resolve,
+    swarm::{self, Options, listen, listen_addresses, shutdown},
+};
+use libp2p::{
+    Multiaddr, PeerId, Swarm,
+    connection_limits::{self, ConnectionLimits},
+    identify,
+    identity::Keypair,
+    multiaddr::Protocol,
+    ping,
+    swarm::{ConnectionId, NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Config, GOODBYE, StartError};
+use crate::service::RemoteLookup;
+
+/// Connections at once at the most.
+const MAX_CONNECTIONS: u32 = 8192;
+/// Of one peer: QUIC, TCP, and one that replaces a lost one.
+const MAX_CONNECTIONS_PER_PEER: u32 = 4;
+/// Inbound handshakes at once.
+const MAX_PENDING: u32 = 256;
+/// Time between two exchanges of addresses with a peer.
+const IDENTIFY_INTERVAL: Duration = Duration::from_secs(60);
+/// NATs forget a TCP connection after some minutes.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// How often bootstraps that are not connected are dialled.
+const REDIAL: Duration = Duration::from_secs(10);
+
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    // First, so that it refuses before the others count a connection.
+    limits: connection_limits::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    streams: libp2p_stream::Behaviour,
+}
+
+/// For each peer its connections in the order in which they came, with the address seen.
+type Peers = Arc<RwLock<HashMap<PeerId, Vec<(ConnectionId, Multiaddr)>>>>;
+
+/// The swarm with everything that its event loop needs.
+pub(super) struct Loop {
+    swarm: Swarm<Behaviour>,
+    socket: SharedSocket,
+    reader: Reader,
+    peers: Peers,
+    bootstraps: Vec<Server>,
+    stop: CancellationToken,
+}
+
+/// Tells whoever asks the address that it was seen under: 32 bytes for 32 bytes.
+struct Reflector(SharedSocket);
+
+impl DatagramHandler for Reflector {
+    fn handle(&mut self, from: SocketAddr, datagram: &mut [u8]) {
+        if let Some(answer) = reflect::answer(from, datagram) {
+            // An answer that is lost is asked for again.
+            let _ = self.0.send(from, &answer, None);
+        }
+    }
+}
+
+impl Loop {
+    /// Opens the ports.
+    pub(super) fn bind(
+        config: &Config,
+        keypair: &Keypair,
+        overlay: [Prefix; 2],
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let socket = SharedSocket::bind_port(config.listen)
+            .map_err(|e| StartError::listen("UDP", config.listen, e))?;
+        let reader = socket.spawn_reader(Reflector(socket.clone()))?;
+        let options = Options {
+            keypair: keypair.clone(),
+            socket: socket.clone(),
+            filter: AddressFilter::new(move |ip| !overlay.iter().any(|p| p.contains(ip))),
+            relay: None,
+            tcp: true,
+        };
+        let mut swarm = swarm::swarm(options, behaviour(keypair))?;
+        listen_all(&mut swarm, &socket, &config.listen_tcp)?;
+        Ok(Self {
+            swarm,
+            socket,
+            reader,
+            peers: Peers::default(),
+            bootstraps: config.bootstraps.clone(),
+            stop,
+        })
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.socket.port()
+    }
+
+    pub(super) fn control(&self) -> libp2p_stream::Control {
+        self.swarm.behaviour().streams.new_control()
+    }
+
+    /// The newest connection of a peer that is not relayed.
+    pub(super) fn remote_lookup(&self) -> RemoteLookup {
+        let peers = Arc::clone(&self.peers);
+        Arc::new(move |peer| {
+            let peers = peers.read().unwrap_or_else(PoisonError::into_inner);
+            let direct = |addr: &&Multiaddr| !addr.iter().any(|p| p == Protocol::P2pCircuit);
+            let connections = peers.get(peer)?.iter().rev();
+            connections.map(|(_, addr)| addr).find(direct).cloned()
+        })
+    }
+
+    /// Runs until it is told to stop, or until it cannot go on: then with the reason.
+    pub(super) async fn run(mut self) -> Result<(), String> {
+        let (dial, mut dials) = mpsc::channel(kanpachi_common::org::MAX_SERVERS);
+        let mut redial = tokio::time::interval(REDIAL);
+        let ended = loop {
+            tokio::select! {
+                () = self.stop.cancelled() => break Ok(()),
+                event = self.swarm.select_next_some() => self.on_event(event),
+                () = self.reader.ended() => break Err("the UDP socket of the coordinator failed".to_owned()),
+                Some(opts) = dials.recv() => self.on_dial(opts),
+                _ = redial.tick() => self.look_up_bootstraps(&dial),
+            }
+        };
+        shutdown(self.swarm, GOODBYE).await;
+        match (ended, self.reader.stop()) {
+            (Err(_), Err(e)) => Err(format!("the UDP socket of the coordinator failed: {e}")),
+            (ended, _) => ended,
+        }
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            } => {
+                let remote = endpoint.get_remote_address().clone();
+                peers
+                    .entry(peer_id)
+                    .or_default()
+                    .push((connection_id, remote));
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                num_established,
+                ..
+            } => {
+                if num_established == 0 {
+                    peers.remove(&peer_id);
+                } else if let Some(connections) = peers.get_mut(&peer_id) {
+                    connections.retain(|(id, _)| *id != connection_id);
+                }
+            }
+            SwarmEvent::NewListenAddr { address, .. } => tracing::debug!(%address, "listening"),
+            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+                tracing::debug!(?peer_id, %error, "a bootstrap cannot be reached");
+            }
+            // Nothing else concerns a coordinator: streams come by their own way.
+            _ => {}
+        }
+    }
+
+    fn on_dial(&mut self, opts: DialOpts) {
+        if let Err(error) = self.swarm.dial(opts) {
+            tracing::debug!(%error, "a bootstrap is not dialled");
+        }
+    }
+
+    /// Looks up the bootstraps that are not connected; what is found comes back to be dialled.
+    fn look_up_bootstraps(&self, dial: &mpsc::Sender<DialOpts>) {
+        for server in &self.bootstraps {
+            let peer = peer_id(server.id);
+            if self.swarm.is_connected(&peer) {
+                continue;
+            }
+            let (server, dial) = (server.clone(), dial.clone());
+            tokio::spawn(async move {
+                let mut found = Vec::new();
+                for address in &server.addresses {
+                    match resolve(address).await {
+                        Ok(addresses) => found.extend(addresses),
+                        Err(error) => tracing::debug!(%address, %error, "cannot be looked up"),
+                    }
+                }
+                let opts = DialOpts::peer_id(peer).addresses(found).build();
+                // The loop has ended: nobody dials any more.
+                let _ = dial.send(opts).await;
+            });
+        }
+    }
+}
+
+fn behaviour(keypair: &Keypair) -> Behaviour {
+    let agent = concat!("kanpachi-coordinator/", env!("CARGO_PKG_VERSION"));
+    Behaviour {
+        limits: connection_limits::Behaviour::new(
+            ConnectionLimits::default()
+                .with_max_pending_incoming(Some(MAX_PENDING))
+                .with_max_established(Some(MAX_CONNECTIONS))
+                .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER)),
+        ),
+        identify: identify::Behaviour::new(
+            identify::Config::new("/kanpachi/1".to_owned(), keypair.public())
+                .with_agent_version(agent.to_owned())
+                .with_interval(IDENTIFY_INTERVAL),
+        ),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
+        streams: libp2p_stream::Behaviour::new(),
+    }
+}
+
+fn listen_all(
+    swarm: &mut Swarm<Behaviour>,
+    socket: &SharedSocket,
+    tcp_ports: &[u16],
+) -> Result<(), StartError> {
+    for addr in listen_addresses(socket, tcp_ports) {
+        let tcp = addr.iter().find_map(|part| match part {
+            Protocol::Tcp(port) => Some(port),
+            _ => None,
+        });
+        let (protocol, port) = match tcp {
+            Some(port) => ("TCP", port),
+            None => ("UDP", socket.port()),
+        };
+        match listen(swarm, addr) {
+            Ok(_) => {}
+            // An address family that this machine has switched off is no reason to stay down.
+            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => {
+                tracing::debug!(error = %e, "one address family is not available");
+            }
+            Err(e) => return Err(StartError::listen(protocol, port, e)),
+        }
+    }
+    Ok(())
+}
