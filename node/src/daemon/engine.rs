@@ -300,11 +300,11 @@ impl<W: PacketWriter> Engine<W> {
     }
 
     fn handle_waiting(&mut self, waiting: Waiting) {
-        let now = Instant::now();
-        let peer = waiting.peer;
-        let dropped = self.parking.park(waiting, now);
-        self.parts.dataplane.counters().drop_waiting.add(dropped);
-        self.parts.tunnels.connect(&peer, now);
+        let (now, peer) = (Instant::now(), waiting.peer);
+        let (dataplane, publisher) = (&self.parts.dataplane, &self.parts.publisher);
+        if dataplane.send_or_park(publisher, &mut self.parking, waiting, now) {
+            self.parts.tunnels.connect(&peer, now);
+        }
     }
 
     fn handle_timeout(&mut self) {
@@ -345,7 +345,8 @@ impl<W: PacketWriter> Engine<W> {
         while let Some(event) = self.parts.tunnels.poll_event() {
             self.parts.publisher.apply(&event);
             if let tunnel::Event::SessionUp { peer, .. } = &event {
-                self.release(peer);
+                let (dataplane, publisher) = (&self.parts.dataplane, &self.parts.publisher);
+                dataplane.send_parked(publisher, &mut self.parking, peer);
             }
             self.note(event);
         }
@@ -353,16 +354,6 @@ impl<W: PacketWriter> Engine<W> {
             // An address that cannot be reached right now is one candidate less; the timers see to the rest.
             if let Err(error) = self.parts.socket.send(transmit.to, &transmit.data, None) {
                 tracing::trace!(to = %transmit.to, %error, "not sent");
-            }
-        }
-    }
-
-    /// Sends what waited for a session.
-    fn release(&mut self, peer: &NodeId) {
-        let packets: Vec<_> = self.parking.take(peer).collect();
-        if let Some(entry) = self.parts.publisher.peer(peer) {
-            for packet in packets {
-                self.parts.dataplane.send(entry, &packet);
             }
         }
     }

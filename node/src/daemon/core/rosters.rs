@@ -75,7 +75,8 @@ impl Core {
             .rosters()
             .map(|r| (r.head().network, r.head().epoch))
             .collect();
-        let members = peers.values().map(|peer| {
+        // After the hard expiry there is no data, only renewal: such a peer has no place in the tunnels.
+        let members = peers.values().filter(|peer| peer.may_open).map(|peer| {
             let config = PeerConfig {
                 node_id: peer.node,
                 tunnel_key: peer.tunnel_key.0,

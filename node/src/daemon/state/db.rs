@@ -348,9 +348,16 @@ impl Database {
             .map(|b| cbor::decode(&b, 256 * 1024))
             .transpose()
             .map_err(bad)?;
-        let blobs = self.rows("SELECT manifest, head, roster FROM held ORDER BY network", |r| {
-            Ok((r.get::<_, Vec<u8>>(0)?, r.get::<_, Vec<u8>>(1)?, r.get::<_, Vec<u8>>(2)?))
-        })?;
+        let blobs = self.rows(
+            "SELECT manifest, head, roster FROM held ORDER BY network",
+            |r| {
+                Ok((
+                    r.get::<_, Vec<u8>>(0)?,
+                    r.get::<_, Vec<u8>>(1)?,
+                    r.get::<_, Vec<u8>>(2)?,
+                ))
+            },
+        )?;
         let decode = |(manifest, head, roster): (Vec<u8>, Vec<u8>, Vec<u8>)| {
             Ok((
                 cbor::decode::<Signed<Manifest>>(&manifest, 64 * 1024)?,
@@ -358,7 +365,11 @@ impl Database {
                 cbor::decode::<Roster>(&roster, MAX_ROSTER)?,
             ))
         };
-        let held = blobs.into_iter().map(decode).collect::<std::result::Result<_, _>>().map_err(bad)?;
+        let held = blobs
+            .into_iter()
+            .map(decode)
+            .collect::<std::result::Result<_, _>>()
+            .map_err(bad)?;
         let position = |r: &rusqlite::Row<'_>| -> rusqlite::Result<Position> {
             Ok(Position {
                 generation: unsigned(r.get(1)?),

@@ -43,7 +43,10 @@ fn the_same_keys_come_back() {
     let (second, new) = Keys::load(&dir).unwrap();
     assert!(!new);
     assert_eq!(first.identity.node_id(), second.identity.node_id());
-    assert_eq!((*first.tunnel, first.serial), (*second.tunnel, second.serial));
+    assert_eq!(
+        (*first.tunnel, first.serial),
+        (*second.tunnel, second.serial)
+    );
 }
 
 #[test]
@@ -64,12 +67,22 @@ fn a_damaged_key_is_an_error_and_stays_where_it_is() {
     Keys::load(&dir).unwrap();
     let key = dir.file("identity.key");
     let whole = fs::read(&key).unwrap();
-    let damages: [&[u8]; 5] = [b"", b"\xff\xff", b"kanpachi-key-v1 identity 0", &whole[..whole.len() - 3], b"kanpachi-key-v1 tunnel 0 00"];
+    let damages: [&[u8]; 5] = [
+        b"",
+        b"\xff\xff",
+        b"kanpachi-key-v1 identity 0",
+        &whole[..whole.len() - 3],
+        b"kanpachi-key-v1 tunnel 0 00",
+    ];
     for damage in damages {
         fs::write(&key, damage).unwrap();
         let error = Keys::load(&dir).unwrap_err();
         assert_eq!(error.code, code::STATE_DAMAGED);
-        assert_eq!(fs::read(&key).unwrap(), damage, "a damaged key was replaced");
+        assert_eq!(
+            fs::read(&key).unwrap(),
+            damage,
+            "a damaged key was replaced"
+        );
     }
 }
 
@@ -78,7 +91,10 @@ fn two_daemons_do_not_share_a_directory() {
     let (_keep, path) = place();
     let first = StateDir::open(&path).unwrap();
     let error = StateDir::open(&path).unwrap_err();
-    assert_eq!((error.code.as_str(), error.exit), (code::DAEMON_RUNNING, ExitCode::Refused));
+    assert_eq!(
+        (error.code.as_str(), error.exit),
+        (code::DAEMON_RUNNING, ExitCode::Refused)
+    );
     drop(first);
     StateDir::open(&path).unwrap();
 }
@@ -125,17 +141,32 @@ fn what_the_database_was_told_it_still_knows() {
     db.set_org(&org, &hints).unwrap();
     db.set_ipv4(Some([198, 19, 1, 2].into())).unwrap();
     db.set_port(4000).unwrap();
-    let floor = |epoch| Position { generation: 1, epoch };
+    let floor = |epoch| Position {
+        generation: 1,
+        epoch,
+    };
     db.set_floor(&NetworkId([3; 32]), floor(9)).unwrap();
     db.set_floor(&NetworkId([3; 32]), floor(4)).unwrap();
-    db.remember(&node, &["192.0.2.1:5".parse().unwrap(), "[2001:db8::1]:6".parse().unwrap()], UnixTime(7)).unwrap();
+    db.remember(
+        &node,
+        &[
+            "192.0.2.1:5".parse().unwrap(),
+            "[2001:db8::1]:6".parse().unwrap(),
+        ],
+        UnixTime(7),
+    )
+    .unwrap();
     drop(db);
     let db = Database::open(&dir).unwrap();
     assert_eq!(db.org().unwrap(), Some(org));
     assert_eq!(db.hints().unwrap(), hints);
     assert_eq!(db.ipv4().unwrap(), Some(Some([198, 19, 1, 2].into())));
     assert_eq!(db.port().unwrap(), Some(4000));
-    assert_eq!(db.stored().unwrap().floors, [(NetworkId([3; 32]), floor(9))], "a floor never falls");
+    assert_eq!(
+        db.stored().unwrap().floors,
+        [(NetworkId([3; 32]), floor(9))],
+        "a floor never falls"
+    );
     assert_eq!(db.known_candidates().unwrap().len(), 2);
 }
 
@@ -156,9 +187,17 @@ fn addresses_of_one_peer_do_not_fill_the_disk() {
     let mut db = Database::open(&dir).unwrap();
     let node = kanpachi_common::NodeId([2; 32]);
     for i in 0..40u16 {
-        db.remember(&node, &[format!("192.0.2.1:{}", 1000 + i).parse().unwrap()], UnixTime(u64::from(i))).unwrap();
+        db.remember(
+            &node,
+            &[format!("192.0.2.1:{}", 1000 + i).parse().unwrap()],
+            UnixTime(u64::from(i)),
+        )
+        .unwrap();
     }
     let known = db.known_candidates().unwrap();
     assert_eq!(known.len(), 16);
-    assert!(known.iter().all(|k| k.seen >= UnixTime(24)), "the newest stay");
+    assert!(
+        known.iter().all(|k| k.seen >= UnixTime(24)),
+        "the newest stay"
+    );
 }
