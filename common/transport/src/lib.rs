@@ -5,7 +5,7 @@
 //! - [`quic`]: a libp2p transport over quinn on that socket, interoperable with libp2p-quic;
 //! - [`swarm`]: the whole stack (QUIC, TCP, circuits) as one libp2p transport and swarm;
 //! - [`reflect`]: the datagrams by which a node learns its address as others see it;
-//! - [`observed`], [`filter`], [`identity`]: small parts that every swarm here needs.
+//! - [`observed`], [`filter`], [`identity`], [`resolve`]: small parts that every swarm here needs.
 //!
 //! The first byte decides: bit `0x40` set is QUIC (RFC 9000 §17: the fixed bit), clear is ours. The registry of
 //! our first bytes stands in `docs/protocol.md`.
@@ -18,6 +18,7 @@ pub mod observed;
 mod queue;
 pub mod quic;
 pub mod reflect;
+pub mod resolve;
 pub mod socket;
 pub mod swarm;
 
@@ -26,4 +27,5 @@ pub use filter::AddressFilter;
 pub use identity::{
     ed25519_from_peer_id, keypair_from_seed, node_id, peer_id, peer_id_from_ed25519,
 };
+pub use resolve::resolve;
 pub use socket::{Counters, SharedSocket};

@@ -1,13 +1,13 @@
 //! The whole stack as one transport: QUIC on the shared socket, TCP with Noise and Yamux, circuits over relays.
 
-use std::{fmt, io, time::Duration};
+use std::{error::Error as StdError, fmt, io, time::Duration};
 
 use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Swarm,
     core::{
         muxing::StreamMuxerBox,
-        transport::{Boxed, OptionalTransport, Transport},
+        transport::{Boxed, ListenerId, OptionalTransport, Transport, TransportError},
         upgrade::Version,
     },
     identity::Keypair,
@@ -80,17 +80,20 @@ pub fn transport(options: Options) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Er
         tcp,
     } = options;
     let quic = QuicTransport::new(socket, &keypair)?
-        .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
+        .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
+        .map_err(with_kind);
     let tcp = if tcp {
         // A message that waits for the acknowledgement of the one before it would double every round trip.
         let config = tcp::Config::default().nodelay(true);
         OptionalTransport::some(
             tcp::tokio::Transport::new(config)
+                .map_err(System)
                 .upgrade(Version::V1Lazy)
                 .authenticate(noise::Config::new(&keypair)?)
                 .multiplex(yamux::Config::default())
                 .timeout(UPGRADE_TIMEOUT)
-                .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))),
+                .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+                .map_err(with_kind),
         )
     } else {
         OptionalTransport::none()
@@ -102,16 +105,19 @@ pub fn transport(options: Options) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Er
                 .authenticate(noise::Config::new(&keypair)?)
                 .multiplex(yamux::Config::default())
                 .timeout(UPGRADE_TIMEOUT)
-                .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))),
+                .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+                .map_err(with_kind),
         ),
         None => OptionalTransport::none(),
     };
     let all = relay
         .or_transport(quic)
         .map(|either, _| either.into_inner())
+        .map_err(|either| either.into_inner())
         .or_transport(tcp)
-        .map(|either, _| either.into_inner());
-    Ok(Filtered::new(all.map_err(io::Error::other), filter).boxed())
+        .map(|either, _| either.into_inner())
+        .map_err(|either| either.into_inner());
+    Ok(Filtered::new(all, filter).boxed())
 }
 
 /// A swarm on such a transport. Must be called inside a tokio runtime.
@@ -143,6 +149,50 @@ pub fn listen_addresses(socket: &SharedSocket, tcp_ports: &[u16]) -> Vec<Multiad
             .map(|ip| Multiaddr::from(ip.clone()).with(Protocol::Tcp(*port)))
     });
     quic.chain(tcp).collect()
+}
+
+/// Listens on an address, and says what the system said when that fails: libp2p's own `listen_on` wraps the error
+/// until nobody can tell a taken port from a forbidden one.
+///
+/// # Errors
+/// `AddrInUse`, `PermissionDenied`, `AddrNotAvailable` and whatever else the system has.
+pub fn listen<B: NetworkBehaviour>(
+    swarm: &mut Swarm<B>,
+    addr: Multiaddr,
+) -> io::Result<ListenerId> {
+    swarm.listen_on(addr).map_err(|e| {
+        let kind = innermost_kind(&e).unwrap_or(io::ErrorKind::Other);
+        match e {
+            TransportError::MultiaddrNotSupported(addr) => io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("{addr} is not an address to listen on"),
+            ),
+            TransportError::Other(e) => io::Error::new(kind, e),
+        }
+    })
+}
+
+/// An error of the system that is its own source: libp2p wraps it into an `Either`, which passes on the source of
+/// what it holds and hides that itself.
+#[derive(Debug, Error)]
+#[error("{0}")]
+struct System(#[source] io::Error);
+
+/// The error with the kind that the system gave it, which the layers above bury.
+fn with_kind<E: StdError + Send + Sync + 'static>(e: E) -> io::Error {
+    io::Error::new(innermost_kind(&e).unwrap_or(io::ErrorKind::Other), e)
+}
+
+/// The kind of the system's error somewhere inside this one.
+fn innermost_kind(error: &(dyn StdError + 'static)) -> Option<io::ErrorKind> {
+    let Some(io) = error.downcast_ref::<io::Error>() else {
+        return error.source().and_then(innermost_kind);
+    };
+    let inside = match io.get_ref() {
+        Some(inner) => innermost_kind(inner),
+        None => None,
+    };
+    inside.or(Some(io.kind()).filter(|kind| *kind != io::ErrorKind::Other))
 }
 
 /// Says goodbye to all peers and waits until they have been told, at most `deadline`. Without it they notice only

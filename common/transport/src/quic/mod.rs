@@ -69,8 +69,8 @@ pub enum Error {
     /// The connection could not be started.
     #[error(transparent)]
     Connect(#[from] quinn::ConnectError),
-    /// The system said no.
-    #[error(transparent)]
+    /// The system said no. Not `transparent`, which would hide the system's error from who looks for its kind.
+    #[error("{0}")]
     Io(#[from] io::Error),
 }
 

@@ -326,3 +326,23 @@ async fn two_sides_that_dial_at_once_meet() {
     da.abort();
     db.abort();
 }
+
+#[tokio::test]
+async fn a_taken_tcp_port_is_named_as_such() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = format!("/ip4/127.0.0.1/tcp/{}", taken.local_addr().unwrap().port());
+    let mut a = node(1, AddressFilter::allow_all());
+    let error = kanpachi_transport::swarm::listen(&mut a.swarm, addr.parse().unwrap()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{error:?}");
+    let other = format!(
+        "/ip4/127.0.0.1/udp/{}/quic-v1",
+        a.socket.port().wrapping_add(1).max(1)
+    );
+    let error =
+        kanpachi_transport::swarm::listen(&mut a.swarm, other.parse().unwrap()).unwrap_err();
+    assert_eq!(
+        error.kind(),
+        std::io::ErrorKind::AddrNotAvailable,
+        "{error}"
+    );
+}
