@@ -44,21 +44,21 @@ pub struct Cli {
 #[derive(Args, Clone, Debug)]
 pub struct Global {
     /// Where the daemon keeps its keys and what it knows [default: /var/lib/kanpachi]
-    #[arg(long, global = true, env = "KANPACHI_STATE_DIR", value_parser = path(), value_name = "DIR", help_heading = GLOBAL)]
+    #[arg(long, global = true, env = "KANPACHI_STATE_DIR", hide_env_values = true, value_parser = path(), value_name = "DIR", help_heading = GLOBAL)]
     pub state_dir: Option<PathBuf>,
 
     /// Where daemon and command line meet [default: kanpachi.sock in --state-dir if that is given, else
     /// /run/kanpachi/kanpachi.sock]
-    #[arg(long, global = true, env = "KANPACHI_SOCKET", value_parser = path(), value_name = "PATH", help_heading = GLOBAL)]
+    #[arg(long, global = true, env = "KANPACHI_SOCKET", hide_env_values = true, value_parser = path(), value_name = "PATH", help_heading = GLOBAL)]
     pub socket: Option<PathBuf>,
 
     /// What the virtual network interface is called
-    #[arg(long, global = true, env = "KANPACHI_INTERFACE", value_name = "NAME", default_value = DEFAULT_INTERFACE, help_heading = GLOBAL)]
+    #[arg(long, global = true, env = "KANPACHI_INTERFACE", hide_env_values = true, value_name = "NAME", default_value = DEFAULT_INTERFACE, help_heading = GLOBAL)]
     pub interface: String,
 
     /// How much is logged to standard error: off, error, warn, info, debug, trace, or directives such as
     /// warn,kanpachi_node=debug [default: info for `up`, else warn]
-    #[arg(long, global = true, env = "KANPACHI_LOG_LEVEL", value_name = "LEVEL", value_parser = log_level, help_heading = GLOBAL)]
+    #[arg(long, global = true, env = "KANPACHI_LOG_LEVEL", hide_env_values = true, value_name = "LEVEL", value_parser = log_level, help_heading = GLOBAL)]
     pub log_level: Option<String>,
 
     /// Print JSON; an error is {"error": {"code", "message", "hint"}} on standard output
@@ -74,8 +74,8 @@ pub enum Command {
     /// Runs in the foreground until Ctrl-C. The first start makes an organisation and shows its recovery phrase once; every
     /// later start is the same organisation with a fresh invite. Prints the exact command for the next machine.
     ///
-    /// One address of this machine must be reachable for the others. Where the router speaks UPnP or PCP that is arranged
-    /// by itself; otherwise forward the port (UDP and TCP) and name the public address with --advertise.
+    /// One address of this machine must be reachable for the others: forward its port (UDP and TCP) in the router and name
+    /// the public address with --advertise.
     #[command(after_help = "\
 Examples:
   sudo kanpachi host
@@ -106,8 +106,7 @@ Examples:
 Examples:
   sudo kanpachi join 'kanpachi://join/lan#AbCd…'
   sudo kanpachi join - < invite.txt           keeps the secret out of the process list
-  sudo kanpachi join 'kanpachi://join/lan#AbCd…' --json
-                                              one line {\"name\",\"ipv4\",\"ipv6\",\"networks\"} when it is through")]
+  sudo kanpachi --json join - < invite.txt    one line {\"name\",\"ipv4\",\"ipv6\",\"networks\"} when through")]
     Join {
         /// The invite, or `-` to read it from standard input
         #[arg(value_parser = secret)]

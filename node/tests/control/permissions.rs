@@ -1,6 +1,6 @@
 //! Who may do what: each request as nobody, as the group and as root.
 
-use std::{path::Path, process::Command};
+use std::{os::unix::process::CommandExt as _, path::Path, process::Command};
 
 use crate::{
     raw::{exchange, post},
@@ -9,7 +9,6 @@ use crate::{
 
 /// Sends a request as another user; what comes back. Python is not needed: the child is this test binary.
 fn as_user(uid: u32, gid: u32, socket: &Path, request: &str) -> String {
-    use std::os::unix::process::CommandExt as _;
     // The copy can be read by that user, whatever directory this binary is in.
     let copy = socket.with_file_name("client");
     if !copy.exists() {
@@ -93,7 +92,24 @@ async fn everybody_reads_and_only_root_and_the_group_change() {
     let root = as_user(0, 0, &daemon.socket(), &changing[2]);
     assert!(root.contains("HTTP/1.1 200 OK"), "{root}");
 
-    // Readers who fill their places do not keep an administrator out.
-    daemon.client().status().await.unwrap();
+    // The same through the program.
+    let program = daemon.socket().with_file_name("kanpachi");
+    std::fs::copy(env!("CARGO_BIN_EXE_kanpachi"), &program).unwrap();
+    let run = |args: &[&str]| {
+        let mut command = Command::new(&program);
+        command
+            .args(args)
+            .env("KANPACHI_SOCKET", daemon.socket())
+            .current_dir("/");
+        command.gid(gid).uid(uid).output().unwrap()
+    };
+    assert!(run(&["status"]).status.success());
+    let refused = run(&["set-nick", "x"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        refused.status.code() == Some(3)
+            && said.starts_with("error: only root and members of the group"),
+        "{said}"
+    );
     daemon.stop().await;
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Width that the names of steps are filled up to.
-const STEP: usize = 14;
+const STEP: usize = 18;
 
 /// One step, note or warning; `None` for what is not a line.
 #[must_use]
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(line(Report::Begin("adapter")), "… adapter");
         assert_eq!(
             line(Report::Done("adapter", "kanpachi0, MTU 1400", ms(12))),
-            "✔ adapter        kanpachi0, MTU 1400 (12 ms)\n"
+            "✔ adapter            kanpachi0, MTU 1400 (12 ms)\n"
         );
         assert_eq!(
             line(Report::Done("state", "", ms(1340))),
@@ -172,7 +172,7 @@ mod tests {
                 "no router answers",
                 ms(2000)
             )),
-            "✘ port mapping   no router answers (2 s)\n"
+            "✘ port mapping       no router answers (2 s)\n"
         );
         assert_eq!(line(Report::Warn("all private")), "▲ all private\n");
         assert!(
