@@ -1,7 +1,11 @@
 //! The only place of the daemon where clocks are read.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::OnceLock,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
+use jiff::{Timestamp, Unit};
 use kanpachi_common::UnixTime;
 
 /// Wall clock. A clock set before 1970 counts as 1970.
@@ -14,11 +18,16 @@ pub fn wall() -> UnixTime {
     )
 }
 
-/// Turns a moment of the monotonic clock into wall time, for display.
+/// Turns a moment of the monotonic clock into wall time, for display: the same moment always into the same time.
 #[must_use]
-pub fn wall_of(moment: Instant) -> jiff::Timestamp {
-    let age = Instant::now().saturating_duration_since(moment);
-    jiff::Timestamp::now() - age
+pub fn wall_of(moment: Instant) -> Timestamp {
+    static ANCHOR: OnceLock<(Instant, Timestamp)> = OnceLock::new();
+    let (at, wall) = *ANCHOR.get_or_init(|| (Instant::now(), Timestamp::now()));
+    let time = match moment.checked_duration_since(at) {
+        Some(later) => wall.checked_add(later),
+        None => wall.checked_sub(at.saturating_duration_since(moment)),
+    };
+    time.and_then(|t| t.round(Unit::Millisecond)).unwrap_or(wall)
 }
 
 /// Waits for a moment, or for ever.
