@@ -27,7 +27,8 @@ pub fn wall_of(moment: Instant) -> Timestamp {
         Some(later) => wall.checked_add(later),
         None => wall.checked_sub(at.saturating_duration_since(moment)),
     };
-    time.and_then(|t| t.round(Unit::Millisecond)).unwrap_or(wall)
+    time.and_then(|t| t.round(Unit::Millisecond))
+        .unwrap_or(wall)
 }
 
 /// Waits for a moment, or for ever.

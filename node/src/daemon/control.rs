@@ -11,7 +11,7 @@ use super::{core::Request, engine};
 use crate::ipc::{
     api::{InviteReply, InviteRequest, JoinReply, NickReply, Path, Secret, Status},
     control::{Control, Pong},
-    error::{ApiError, code},
+    error::{ApiError, ExitCode, code},
 };
 
 /// How long a request to the coordinator may take.
@@ -32,7 +32,7 @@ fn stopping() -> ApiError {
 /// Reads an invite, in words for people when it is none.
 pub(super) fn parse(invite: &Secret) -> Result<Box<Invite>, ApiError> {
     Invite::parse(invite.expose()).map(Box::new).map_err(|e| {
-        ApiError::refused(code::BAD_INVITE, e)
+        ApiError::new(ExitCode::Usage, code::BAD_INVITE, e)
             .hint("an invite is one line; put it in quotes: kanpachi join 'kanpachi://join/…'")
     })
 }

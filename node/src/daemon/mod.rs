@@ -96,19 +96,7 @@ pub fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
 
 impl From<PlatformError> for ApiError {
     fn from(error: PlatformError) -> Self {
-        let word = match &error {
-            PlatformError::NoNetAdmin => code::NO_CAPABILITY,
-            PlatformError::TunDeviceMissing { .. } | PlatformError::TunDeviceRefused { .. } => {
-                code::NO_TUN
-            }
-            PlatformError::InterfaceTaken { .. } => code::INTERFACE_IN_USE,
-            _ => code::FAILED,
-        };
-        if error.is_permission() {
-            Self::no_permission(word, &error)
-        } else {
-            Self::failed(word, &error)
-        }
+        Self::from(&error)
     }
 }
 

@@ -24,7 +24,7 @@ use libp2p::{
         ConnectionId, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle, dial_opts::DialOpts,
     },
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::control_io::{self, Line};
@@ -108,7 +108,7 @@ pub(super) struct Setup {
 pub(super) fn start(
     setup: Setup,
     stop: CancellationToken,
-) -> anyhow::Result<(Handle, mpsc::Receiver<Event>)> {
+) -> anyhow::Result<(Handle, mpsc::Receiver<Event>, JoinHandle<()>)> {
     let keys = keypair_from_seed(&setup.identity.seed());
     let local = keys.public().to_peer_id();
     let (relay_transport, relay) = relay::client::new(local);
@@ -141,8 +141,8 @@ pub(super) fn start(
         members: BTreeSet::new(),
         bootstraps: BTreeMap::new(),
     };
-    tokio::spawn(task.run(command_rx, stop));
-    Ok((Handle { commands }, event_rx))
+    let running = tokio::spawn(task.run(command_rx, stop));
+    Ok((Handle { commands }, event_rx, running))
 }
 
 fn behaviour(

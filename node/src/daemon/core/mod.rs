@@ -267,6 +267,8 @@ impl Core {
     async fn shut_down(mut self) {
         if let Some(session) = self.state.session.take() {
             session.stop.cancel();
+            // It says goodbye over the socket, whose reader is stopped after this.
+            let _ = tokio::time::timeout(super::GOODBYE, session.running).await;
         }
         self.dataplane.detach();
         if let Some(adapter) = self.state.adapter.take() {

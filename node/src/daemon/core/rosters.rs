@@ -12,7 +12,7 @@ use kanpachi_transport::peer_id;
 use super::{Core, engine, swarm};
 use crate::{
     daemon::clock,
-    dataplane::{Member, Own},
+    dataplane::{Member, OutboundThread, Own},
     ipc::error::ApiError,
     platform::{Adapter as _, AdapterConfig, Native, Platform as _},
 };
@@ -168,5 +168,29 @@ impl Core {
         ));
         self.state.adapter = Some(adapter);
         Ok(())
+    }
+
+    /// Somebody took the adapter away under us: make it anew.
+    pub(super) async fn mind_adapter(&mut self) {
+        if !self
+            .state
+            .outbound
+            .as_ref()
+            .is_some_and(OutboundThread::is_finished)
+        {
+            return;
+        }
+        tracing::error!(interface = %self.interface, "the adapter is gone; making it anew");
+        self.dataplane.detach();
+        self.state.outbound = None;
+        if let Some(adapter) = self.state.adapter.take() {
+            adapter.stop();
+            if let Err(error) = adapter.close().await {
+                tracing::debug!(%error, "the old adapter");
+            }
+        }
+        if let Err(error) = self.bring_adapter_up().await {
+            tracing::error!(%error, "no adapter");
+        }
     }
 }

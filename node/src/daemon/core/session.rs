@@ -16,7 +16,7 @@ use kanpachi_proto::{
     roster::Rosters,
 };
 use kanpachi_transport::peer_id;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{Core, swarm};
@@ -36,6 +36,8 @@ pub(in crate::daemon) struct Session {
     /// Addresses of coordinators that an invite told.
     pub(super) hints: Vec<Address>,
     pub(super) stop: CancellationToken,
+    /// The swarm's task.
+    pub(super) running: JoinHandle<()>,
 }
 
 /// The sentence for what of the state does not verify.
@@ -69,7 +71,7 @@ impl Core {
             filter: self.overlay.filter(),
             tcp_port: self.tcp_port,
         };
-        let (swarm, events) = swarm::start(setup, stop.clone())
+        let (swarm, events, running) = swarm::start(setup, stop.clone())
             .map_err(|e| ApiError::failed(code::FAILED, format_args!("{e:#}")))?;
         let hello = self.hello(&org, &rosters);
         let addresses = coordinators(&self.own_coordinator, &hints, &rosters);
@@ -95,6 +97,7 @@ impl Core {
             lines: HashMap::new(),
             hints,
             stop,
+            running,
         });
         self.state.swarm_events = Some(events);
         self.state.coordinator_since = Some(jiff::Timestamp::now());
@@ -247,6 +250,7 @@ impl Core {
     pub(super) async fn handle_tick(&mut self) {
         self.ask_reflectors().await;
         self.members_changed().await;
+        self.mind_adapter().await;
         tracing::trace!(time = clock::wall().0, "tick");
     }
 }
