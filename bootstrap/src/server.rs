@@ -1,0 +1,391 @@
+//! The event loop: the only code that sees the swarm, the mirror and the DHT's records together.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt as _;
+use kanpachi_transport::{AddressFilter, Reader, node_id, peer_id, resolve, swarm::shutdown};
+use libp2p::{
+    Multiaddr, PeerId, Swarm, identify,
+    kad::{self, InboundRequest, Record, RecordKey, store::RecordStore as _},
+    multiaddr::Protocol,
+    swarm::{ConnectionId, SwarmEvent, dial_opts::DialOpts},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Interval, MissedTickBehavior, interval},
+};
+
+use crate::{
+    behaviour::{Behaviour, BehaviourEvent, admits},
+    handle::Shared,
+    mirror::Mirror,
+    policy::{Offer, RecordPolicy},
+};
+
+/// Records of one source at the most: what it may fill of everybody's room. Far more than its own of some days.
+const MAX_RECORDS_PER_SOURCE: usize = 512;
+/// How often expired records are dropped and missing bootstraps are dialled.
+const TICK: Duration = Duration::from_secs(30);
+/// Addresses of one peer that are passed on at the most.
+const MAX_PEER_ADDRESSES: usize = 16;
+/// Goodbyes take at most this long.
+const GOODBYE: Duration = Duration::from_millis(700);
+
+/// What the owner may ask for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    AddExternal(Multiaddr),
+    RemoveExternal(Multiaddr),
+    Disconnect(PeerId),
+    Stop,
+}
+
+/// What a server is made of.
+pub(crate) struct Parts {
+    pub(crate) swarm: Swarm<Behaviour>,
+    pub(crate) reader: Reader,
+    pub(crate) mirror: Mirror,
+    pub(crate) policy: Arc<dyn RecordPolicy>,
+    pub(crate) filter: AddressFilter,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    /// Nothing was given to advertise: tell of the addresses that it listens on.
+    pub(crate) announce_listeners: bool,
+    /// Of loopback too: it listens on nothing else.
+    pub(crate) announce_loopback: bool,
+}
+
+/// The running bootstrap.
+pub(crate) struct Server {
+    parts: Parts,
+    /// Who brought which record, for the quota.
+    sources: HashMap<RecordKey, PeerId>,
+    directory_changes: watch::Receiver<u64>,
+    dials: mpsc::Receiver<DialOpts>,
+    dial: mpsc::Sender<DialOpts>,
+    tick: Interval,
+}
+
+impl Server {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // One look-up for each bootstrap of a directory at a time.
+        let (dial, dials) = mpsc::channel(kanpachi_common::org::MAX_SERVERS);
+        Self {
+            directory_changes: parts.mirror.watch(),
+            parts,
+            sources: HashMap::new(),
+            dials,
+            dial,
+            tick,
+        }
+    }
+
+    pub(crate) fn add_external(&mut self, addresses: Vec<Multiaddr>) {
+        for addr in addresses {
+            self.parts.swarm.add_external_address(addr);
+        }
+        self.publish_external();
+    }
+
+    fn publish_external(&self) {
+        let all = self.parts.swarm.external_addresses().cloned().collect();
+        *write(&self.parts.shared.external) = all;
+    }
+
+    /// Runs until the system has listed the addresses of every listener, or time is up: a family without any
+    /// address never has one.
+    pub(crate) async fn wait_for_addresses(&mut self, timeout: Duration) {
+        let deadline = tokio::time::sleep(timeout);
+        tokio::pin!(deadline);
+        loop {
+            // The system lists everything it has at once: an idle moment after the first address is the end.
+            let known = !read_is_empty(&self.parts.shared.listen);
+            let idle = async {
+                if known {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                } else {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                event = self.parts.swarm.select_next_some() => self.on_event(event),
+                () = idle => return,
+                () = &mut deadline => return,
+            }
+        }
+    }
+
+    /// Runs until told to stop (`None`) or until it cannot go on (why).
+    pub(crate) async fn run(mut self) -> Option<String> {
+        let why = loop {
+            tokio::select! {
+                event = self.parts.swarm.select_next_some() => self.on_event(event),
+                command = self.parts.commands.recv() => match command {
+                    Some(Command::Stop) | None => break None,
+                    Some(command) => self.on_command(command),
+                },
+                () = self.parts.reader.ended() => {
+                    break Some("the UDP socket of the bootstrap failed; see the log".to_owned());
+                }
+                Some(opts) = self.dials.recv() => self.on_dial(opts),
+                Ok(()) = self.directory_changes.changed() => self.dial_bootstraps(),
+                _ = self.tick.tick() => {
+                    self.drop_expired();
+                    self.dial_bootstraps();
+                }
+            }
+        };
+        shutdown(self.parts.swarm, GOODBYE).await;
+        match self.parts.reader.stop() {
+            Ok(()) => why,
+            Err(e) => Some(format!("the UDP socket of the bootstrap failed: {e}")),
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::AddExternal(addr) => self.add_external(vec![addr]),
+            Command::RemoveExternal(addr) => {
+                self.parts.swarm.remove_external_address(&addr);
+                self.publish_external();
+            }
+            Command::Disconnect(peer) => {
+                // The error says that it is gone already.
+                let _ = self.parts.swarm.disconnect_peer_id(peer);
+            }
+            Command::Stop => {}
+        }
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                peer_id,
+                info,
+                ..
+            })) => self.on_identify(peer_id, &info),
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(kad::Event::InboundRequest {
+                request: InboundRequest::PutRecord { source, record, .. },
+            })) => {
+                if let Some(record) = record {
+                    self.on_record(source, record);
+                }
+            }
+            SwarmEvent::NewListenAddr { address, .. } => self.on_listening(&address),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.on_not_listening(&address),
+            SwarmEvent::ListenerClosed { addresses, .. } => {
+                addresses
+                    .iter()
+                    .for_each(|addr| self.on_not_listening(addr));
+            }
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            } => {
+                let remote = endpoint.get_remote_address().clone();
+                let mut peers = write(&self.parts.shared.peers);
+                peers
+                    .entry(peer_id)
+                    .or_default()
+                    .push((connection_id, remote));
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                ..
+            } => self.on_closed(&peer_id, connection_id),
+            // Everything else is the protocols' own business: provider records are dropped by not being stored,
+            // queries are kad's refreshing of its buckets.
+            _ => {}
+        }
+    }
+
+    fn on_closed(&mut self, peer: &PeerId, connection: ConnectionId) {
+        let mut peers = write(&self.parts.shared.peers);
+        if let Some(connections) = peers.get_mut(peer) {
+            connections.retain(|(id, _)| *id != connection);
+            if connections.is_empty() {
+                peers.remove(peer);
+            }
+        }
+    }
+
+    fn on_listening(&mut self, addr: &Multiaddr) {
+        tracing::info!(%addr, "listening");
+        write(&self.parts.shared.listen).push(addr.clone());
+        let loopback = ip_of(addr).is_some_and(|ip| ip.is_loopback());
+        if self.parts.announce_listeners && (self.parts.announce_loopback || !loopback) {
+            self.add_external(vec![addr.clone()]);
+        }
+    }
+
+    fn on_not_listening(&mut self, addr: &Multiaddr) {
+        tracing::info!(%addr, "no longer listening");
+        write(&self.parts.shared.listen).retain(|known| known != addr);
+        if self.parts.announce_listeners {
+            self.parts.swarm.remove_external_address(addr);
+            self.publish_external();
+        }
+    }
+
+    /// Puts a member into the routing table, with what it says and what is seen of its addresses.
+    fn on_identify(&mut self, peer: PeerId, info: &identify::Info) {
+        let kad = &self.parts.swarm.behaviour().kad;
+        let speaks = kad
+            .protocol_names()
+            .iter()
+            .any(|name| info.protocols.contains(name));
+        if !speaks || !admits(&self.parts.mirror, &peer) {
+            return;
+        }
+        let near = self.remote_is_loopback(&peer);
+        let usable = |addr: &&Multiaddr| {
+            let ip_fits = match ip_of(addr) {
+                Some(ip) => self.parts.filter.allows(addr) && (near || !ip.is_loopback()),
+                None => false,
+            };
+            let names_it = !addr
+                .iter()
+                .any(|p| matches!(p, Protocol::P2p(id) if id != peer))
+                || addr.iter().any(|p| p == Protocol::P2pCircuit);
+            ip_fits && names_it
+        };
+        let addresses: Vec<Multiaddr> = info
+            .listen_addrs
+            .iter()
+            .filter(usable)
+            .take(MAX_PEER_ADDRESSES)
+            .cloned()
+            .collect();
+        let kad = &mut self.parts.swarm.behaviour_mut().kad;
+        for addr in addresses {
+            kad.add_address(&peer, addr);
+        }
+    }
+
+    /// Does this peer run on this machine? Then its loopback addresses are worth something.
+    fn remote_is_loopback(&self, peer: &PeerId) -> bool {
+        let peers = self.parts.shared.peers.read();
+        let peers = peers.unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = peers.get(peer).into_iter().flatten();
+        addresses.any(|(_, addr)| ip_of(addr).is_some_and(|ip| ip.is_loopback()))
+    }
+
+    /// Keeps a record if the policy says so.
+    fn on_record(&mut self, source: PeerId, record: Record) {
+        let held_by_source = self
+            .sources
+            .values()
+            .filter(|peer| **peer == source)
+            .count();
+        let known = self.sources.contains_key(&record.key);
+        if !known && held_by_source >= MAX_RECORDS_PER_SOURCE {
+            tracing::debug!(%source, "a peer stores too many records");
+            return;
+        }
+        let store = self.parts.swarm.behaviour_mut().kad.store_mut();
+        let now = Instant::now();
+        let held = store
+            .get(&record.key)
+            .filter(|held| !held.is_expired(now))
+            .map(|held| held.value.clone());
+        let verdict = self.parts.policy.judge(&Offer {
+            source,
+            key: record.key.as_ref(),
+            value: &record.value,
+            held: held.as_deref(),
+        });
+        let life = match verdict {
+            Ok(life) => life,
+            Err(why) => {
+                tracing::debug!(%source, %why, "a record is not kept");
+                return;
+            }
+        };
+        let key = record.key.clone();
+        let kept = store.put(Record {
+            key: record.key,
+            value: record.value,
+            // Whose it is, is nobody's business.
+            publisher: None,
+            expires: Some(now + life),
+        });
+        match kept {
+            Ok(()) => {
+                self.sources.insert(key, source);
+            }
+            Err(e) => tracing::warn!(error = ?e, "there is no room for another record"),
+        }
+    }
+
+    fn drop_expired(&mut self) {
+        let now = Instant::now();
+        let store = self.parts.swarm.behaviour_mut().kad.store_mut();
+        store.retain(|_, record| !record.is_expired(now));
+        let sources = &mut self.sources;
+        sources.retain(|key, _| store.get(key).is_some());
+    }
+
+    /// Looks up the other bootstraps of the organisation, so that they are one DHT.
+    fn dial_bootstraps(&mut self) {
+        let Some(directory) = self.parts.mirror.directory() else {
+            return;
+        };
+        let me = node_id(self.parts.swarm.local_peer_id());
+        for server in directory.bootstraps {
+            let peer = peer_id(server.id);
+            if Some(server.id) == me || self.parts.swarm.is_connected(&peer) {
+                continue;
+            }
+            let Ok(permit) = self.dial.clone().try_reserve_owned() else {
+                // Earlier look-ups are still under way.
+                return;
+            };
+            tokio::spawn(async move {
+                let mut addresses = Vec::new();
+                for address in &server.addresses {
+                    match resolve(address).await {
+                        Ok(found) => addresses.extend(found),
+                        Err(e) => tracing::debug!(%address, error = %e, "not found"),
+                    }
+                }
+                permit.send(DialOpts::peer_id(peer).addresses(addresses).build());
+            });
+        }
+    }
+
+    fn on_dial(&mut self, opts: DialOpts) {
+        if let Err(e) = self.parts.swarm.dial(opts) {
+            tracing::debug!(error = %e, "another bootstrap was not dialled");
+        }
+    }
+}
+
+/// The first IP address in a multiaddr.
+fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
+    addr.iter().find_map(|part| match part {
+        Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
+        Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
+        _ => None,
+    })
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    // Each change is one step, so that no panic leaves half of one.
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read_is_empty(list: &RwLock<Vec<Multiaddr>>) -> bool {
+    list.read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .is_empty()
+}
