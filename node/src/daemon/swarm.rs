@@ -449,7 +449,7 @@ impl Task {
                         .iter()
                         .any(|p| self.swarm.behaviour().kad.protocol_names().contains(p))
                 {
-                    for addr in &info.listen_addrs {
+                    for addr in dialable(&info.listen_addrs) {
                         self.swarm
                             .behaviour_mut()
                             .kad
@@ -576,6 +576,15 @@ fn quic_socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
     let direct = matches!(parts.next()?, Protocol::QuicV1)
         && !parts.any(|p| matches!(p, Protocol::P2pCircuit));
     direct.then(|| SocketAddr::new(ip.to_canonical(), port))
+}
+
+/// The addresses of a node that are worth dialling: QUIC where it has any. All addresses of a peer are dialled at
+/// once, and two connections to everybody would be one too many.
+fn dialable(addrs: &[Multiaddr]) -> impl Iterator<Item = &Multiaddr> {
+    let any = addrs.iter().any(|addr| quic_socket_addr(addr).is_some());
+    addrs
+        .iter()
+        .filter(move |addr| !any || quic_socket_addr(addr).is_some())
 }
 
 /// The relay in a circuit address.
