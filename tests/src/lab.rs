@@ -231,7 +231,9 @@ impl Lab {
         let lock = take_lock()?;
         let swept = sweep::stale()?;
         if swept > 0 {
-            eprintln!("    removed {swept} leftovers of a lab that was killed");
+            crate::note(format_args!(
+                "removed {swept} leftovers of a lab that was killed"
+            ));
         }
         let directory = sweep::directory_root().join(sweep::owned_name(name));
         fs::create_dir_all(&directory)?;

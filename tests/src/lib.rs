@@ -11,6 +11,8 @@
     reason = "the lab reports to whoever runs the tests"
 )]
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 pub mod capture;
 pub mod client;
 pub mod disk;
@@ -28,7 +30,16 @@ pub mod traffic;
 pub mod wait;
 pub mod wire;
 
+static QUIET: AtomicBool = AtomicBool::new(false);
+
 /// Prints a line for whoever reads the test's output.
 pub fn note(text: impl std::fmt::Display) {
-    eprintln!("    {text}");
+    if !QUIET.load(Ordering::Relaxed) {
+        eprintln!("    {text}");
+    }
+}
+
+/// No more notes: the caller tells its own story.
+pub fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
 }

@@ -50,11 +50,8 @@ pub fn eventually<T>(
 ) -> Result<T> {
     let start = Instant::now();
     let value = quietly(limit, condition).context(what.to_owned())?;
-    eprintln!(
-        "    {:7.3} s of {:.0} s: {what}",
-        start.elapsed().as_secs_f64(),
-        scaled(limit).as_secs_f64()
-    );
+    let (took, limit) = (start.elapsed().as_secs_f64(), scaled(limit).as_secs_f64());
+    crate::note(format_args!("{took:7.3} s of {limit:.0} s: {what}"));
     Ok(value)
 }
 

@@ -25,6 +25,7 @@ const OUTAGE_NOTICED: Duration = Duration::from_secs(10);
 const LOGIN: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
+    kanpachi_tests::be_quiet();
     let interrupts = interrupt::Interrupts::block();
     let mut story = Story::new();
     if let Err(error) = interrupts.map(interrupt::Interrupts::clean_up_and_exit) {
@@ -56,12 +57,12 @@ fn tell(story: &mut Story, lab: &mut Lab) -> Result<()> {
     story.chapter("Four machines that cannot see each other's networks");
     let (hub_host, hosts) = lay_out(lab)?;
     story.line(&format!(
-        "hub      {}   a small server on the public Internet",
+        "hub      {:<14}  a small server on the public Internet",
         hub_host.v4
     ));
     for host in &hosts {
         story.line(&format!(
-            "{:<8} {}   at home, behind a router of its own",
+            "{:<8} {:<14}  at home, behind a router of its own",
             host.name, host.v4
         ));
     }
@@ -182,11 +183,11 @@ fn outage(story: &mut Story, hub: &mut Hub, members: &[Member]) -> Result<()> {
     .context("alice did not notice the outage")?;
     let since = status.0["coordinator"]["since"]
         .as_str()
-        .unwrap_or("?")
-        .to_owned();
+        .context("no time")?;
+    let since = since.parse::<jiff::Timestamp>()?.strftime("%H:%M:%S");
     story.done(
         start,
-        &format!("alice's status says: coordinator unreachable since {since}"),
+        &format!("alice's status says: coordinator unreachable since {since} UTC"),
     );
     let start = Instant::now();
     moved(&transfer, FILE_RATE)?;
@@ -197,29 +198,30 @@ fn outage(story: &mut Story, hub: &mut Hub, members: &[Member]) -> Result<()> {
             transfer.progress() / 1_000_000
         ),
     );
-    let start = Instant::now();
-    let report = {
-        transfer.stop();
-        transfer.finish().context("the transfer was cut")?
-    };
+    comes_back(story, hub, members)?;
+    moved(&transfer, FILE_RATE / 2)?;
     ensure!(
         tunnel_state(alice, bob)? == before,
         "the tunnel was set up anew"
     );
+    arrived(story, transfer)
+}
+
+fn arrived(story: &Story, transfer: Transfer) -> Result<()> {
+    let start = Instant::now();
+    transfer.stop();
+    let report = transfer.finish().context("the transfer was cut")?;
     let megabytes = report.received / 1_000_000;
     let hash: String = report.received_sha256[..4]
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    story.done(
-        start,
-        &format!(
-            "{megabytes} MB arrived, SHA-256 {hash}… at both ends, longest pause {:.0} ms",
-            report.longest_gap.as_secs_f64() * 1e3
-        ),
+    let pause = report.longest_gap.as_secs_f64() * 1e3;
+    let text = format!(
+        "{megabytes} MB arrived, SHA-256 {hash}… at both ends, never paused for more than {pause:.0} ms"
     );
-
-    comes_back(story, hub, members)
+    story.done(start, &text);
+    Ok(())
 }
 
 fn comes_back(story: &mut Story, hub: &mut Hub, members: &[Member]) -> Result<()> {

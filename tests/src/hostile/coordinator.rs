@@ -177,12 +177,13 @@ async fn converse(node: NodeId, mut stream: libp2p::Stream, shared: Shared) -> R
                 }
                 reader.extend(&buffer[..length]);
                 while let Some(frame) = reader.next_frame()? {
-                    let Some(reply) = answer(&shared, &node, &frame)? else { continue };
-                    stream.write_all(&reply.frame(frame.id).to_bytes()).await?;
-                    stream.flush().await?;
-                    if matches!(reply, ServerMessage::Welcome(_)) {
-                        greeted = Some(Present::new(&shared.sessions));
+                    for reply in answer(&shared, &node, &frame)? {
+                        stream.write_all(&reply.frame(frame.id).to_bytes()).await?;
+                        if matches!(reply, ServerMessage::Welcome(_)) {
+                            greeted = Some(Present::new(&shared.sessions));
+                        }
                     }
+                    stream.flush().await?;
                 }
             }
             Ok(push) = pushes.recv(), if greeted.is_some() => {
@@ -209,15 +210,21 @@ impl Drop for Present {
     }
 }
 
-fn answer(shared: &Shared, node: &NodeId, frame: &Frame) -> Result<Option<ServerMessage>> {
+fn answer(shared: &Shared, node: &NodeId, frame: &Frame) -> Result<Vec<ServerMessage>> {
+    let done = ServerMessage::Done(control::Nonce(frame.id));
     Ok(match ClientMessage::from_frame(frame)? {
-        ClientMessage::Hello(_) => Some(match &shared.greeting {
-            Greeting::Welcome => ServerMessage::Welcome(Box::new(welcome(&shared.stolen, node))),
-            Greeting::Refused(refused) => ServerMessage::Refused(refused.clone()),
-        }),
-        ClientMessage::Ping(nonce) => Some(ServerMessage::Pong(nonce)),
-        ClientMessage::Pull(_) => Some(ServerMessage::Done(control::Nonce(frame.id))),
-        _ => None,
+        ClientMessage::Hello(_) => match &shared.greeting {
+            Greeting::Welcome => {
+                vec![
+                    ServerMessage::Welcome(Box::new(welcome(&shared.stolen, node))),
+                    done,
+                ]
+            }
+            Greeting::Refused(refused) => vec![ServerMessage::Refused(refused.clone())],
+        },
+        ClientMessage::Ping(nonce) => vec![ServerMessage::Pong(nonce)],
+        ClientMessage::Pull(_) => vec![done],
+        _ => Vec::new(),
     })
 }
 
