@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use kanpachi_common::CandidateKind;
 
 pub use self::estimator::Estimator;
-pub use self::set::{Activity, Change, MAX_OBSERVED, PathSet, PathStatus, Probe};
+pub use self::set::{Activity, Change, MAX_OBSERVED, Order, PathSet, PathStatus, Probe};
 
 /// What kind of way an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -41,6 +41,8 @@ const LOST_AFTER: Duration = Duration::from_secs(3);
 const ALIVE_FOR: Duration = Duration::from_secs(60);
 /// A path left because it failed is not followed again for this long, unless it answers.
 const FAILED_FOR: Duration = Duration::from_secs(10);
+/// Packets of another session than the current one may be this late.
+const OVERTAKEN_FOR: Duration = Duration::from_secs(1);
 /// Unanswered probes remembered per path.
 const OUTSTANDING: usize = 8;
 
@@ -53,6 +55,17 @@ pub struct Probe {
     pub nonce: u64,
     /// Is this the path that data takes?
     pub primary: bool,
+}
+
+/// The place of a packet among all that came from the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Local index of its session.
+    pub session: u32,
+    /// Is that the session that this end sends with?
+    pub current: bool,
+    /// Its counter.
+    pub counter: u64,
 }
 
 /// Data takes another path from now on.
@@ -211,13 +224,13 @@ pub struct PathSet {
     paths: Vec<Path>,
     primary: Option<SocketAddr>,
     trouble_since: Option<Instant>,
-    /// The newest packet that the primary path was chosen by: session age, then counter.
-    followed: (u64, u64),
+    /// The newest packet that the primary path was chosen by.
+    followed: Option<(Order, Instant)>,
 }
 
 impl PathSet {
     /// Replaces the offered addresses; returns whether there is a new one. Only the first
-    /// [`MAX_CANDIDATES`] count. The primary path and observed ones stay.
+    /// [`MAX_CANDIDATES`] count. The primary path stays, and so do the latest that were observed or have answered.
     pub fn offer(&mut self, candidates: &[Candidate]) -> bool {
         for path in &mut self.paths {
             path.offered = false;
@@ -231,6 +244,12 @@ impl PathSet {
                 new = true;
             }
         }
+        // What is offered no longer and never worked was wrong, or is out of date.
+        let primary = self.primary;
+        self.paths.retain(|p| {
+            let known = p.kind == PathKind::Observed || p.last_answer.is_some();
+            p.offered || known || Some(p.addr) == primary
+        });
         self.drop_surplus();
         new
     }
@@ -306,12 +325,7 @@ impl PathSet {
     }
 
     /// A handshake came to its end with a packet from this address. A healthy primary path stays.
-    pub fn established(
-        &mut self,
-        from: SocketAddr,
-        order: (u64, u64),
-        now: Instant,
-    ) -> Option<Change> {
+    pub fn established(&mut self, from: SocketAddr, order: Order, now: Instant) -> Option<Change> {
         self.observe(from);
         if let Some(path) = self.find(from) {
             path.alive(now);
@@ -322,7 +336,7 @@ impl PathSet {
         for path in &mut self.paths {
             path.last_probe = None;
         }
-        self.followed = order;
+        self.followed = Some((order, now));
         self.move_to(from)
     }
 
@@ -330,7 +344,7 @@ impl PathSet {
     pub fn disconnected(&mut self) {
         self.primary = None;
         self.trouble_since = None;
-        self.followed = (0, 0);
+        self.followed = None;
         for path in &mut self.paths {
             path.outstanding.clear();
             (path.unanswered, path.unanswered_since) = (0, None);
@@ -365,21 +379,20 @@ impl PathSet {
 
     /// An authenticated packet that says "my data takes this path" came from an address that may not be the primary.
     ///
-    /// `order` is the age of the session and the counter of the packet: a packet overtaken by another never moves
-    /// anything. The end that does not control follows at once; the end that controls follows to an address it did not
+    /// A packet overtaken by another never moves anything. The end that does not control follows at once; the end that controls follows to an address it did not
     /// know to work (the peer has moved), and otherwise looks closely at the primary path.
     pub fn heard(
         &mut self,
         from: SocketAddr,
-        order: (u64, u64),
+        order: Order,
         controls: bool,
         now: Instant,
     ) -> Option<Change> {
-        if order <= self.followed {
+        if self.is_late(order, now) {
             return None;
         }
         if self.primary == Some(from) {
-            self.followed = order;
+            self.followed = Some((order, now));
             return None;
         }
         self.observe(from);
@@ -396,8 +409,20 @@ impl PathSet {
             }
             return None;
         }
-        self.followed = order;
+        self.followed = Some((order, now));
         self.move_to(from)
+    }
+
+    /// Was this packet sent before the one that the path was chosen by? Within a session the counter tells; between
+    /// two, one may still bring late packets for a while.
+    fn is_late(&self, order: Order, now: Instant) -> bool {
+        self.followed.is_some_and(|(newest, at)| {
+            if newest.session == order.session {
+                order.counter <= newest.counter
+            } else {
+                !order.current && now < at + OVERTAKEN_FOR
+            }
+        })
     }
 
     /// The answer to a probe; returns the path that it proves, its time and whether data takes it.

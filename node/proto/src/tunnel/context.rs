@@ -185,6 +185,7 @@ impl Context {
         counter: HandshakeCounter,
     ) -> Payload {
         Payload {
+            node: self.identity.node_id,
             counter,
             index,
             generation: self.generation,

@@ -30,7 +30,8 @@ pub enum Event {
         /// The session.
         session: Arc<Session>,
     },
-    /// Send with this session from now on, and receive with it. Older ones keep receiving until they are closed.
+    /// Send with this session from now on, and receive with it. Others keep receiving until they are closed. It may be
+    /// one that is installed already: its replay window must then be kept.
     SessionUp {
         /// The member.
         peer: NodeId,
@@ -155,7 +156,11 @@ pub enum CloseReason {
 /// The session in use, for a status display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionStatus {
-    /// Since it was made.
+    /// Its index in datagrams to this node.
+    pub local_index: u32,
+    /// When its handshake was completed.
+    pub created: Instant,
+    /// Since then.
     pub age: Duration,
     /// Did this node start the handshake?
     pub initiator: bool,
@@ -189,7 +194,7 @@ pub struct Counters {
     pub rate_limited: u64,
     /// Did not decrypt.
     pub undecryptable: u64,
-    /// From a tunnel key that no authorised member has.
+    /// From a tunnel key that does not belong to the member it claims to be, or to none that is authorised.
     pub unknown_peer: u64,
     /// Old counter, or a payload that does not fit its datagram.
     pub refused: u64,

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kanpachi_common::NodeId;
+
 use super::{
     context::Context,
     mac::{self, Mac16},
@@ -56,6 +58,7 @@ impl Target {
 
 /// One init on its way.
 pub(crate) struct Round {
+    peer: NodeId,
     pub(crate) index: u32,
     noise: Initiator,
     pub(crate) counter: HandshakeCounter,
@@ -97,6 +100,7 @@ impl Round {
         macs.sign_mac1(&mut frame);
         let jitter = cx.entropy.below(timers::RETRY_JITTER_MS + 1);
         let mut round = Self {
+            peer: peer.node_id,
             index,
             noise,
             counter,
@@ -210,7 +214,9 @@ impl Round {
             return None;
         };
         let payload = Payload::decode(&payload)?;
-        let fits = payload.index == response.sender && payload.counter == self.counter;
+        let fits = payload.node == self.peer
+            && payload.index == response.sender
+            && payload.counter == self.counter;
         fits.then_some((keys, payload))
     }
 }

@@ -3,7 +3,7 @@
 //! A payload is `length (2, little endian) ‖ CBOR ‖ zeros` up to the size of its message, so that the length of a
 //! datagram says nothing. The CBOR is a map with one-letter keys; unknown keys are ignored.
 
-use kanpachi_common::{NetworkId, cbor};
+use kanpachi_common::{NetworkId, NodeId, cbor};
 use serde::{Deserialize, Serialize};
 
 use super::wire::{NOISE_INIT_LEN, NOISE_RESPONSE_LEN, TAG_LEN, WIRE_VERSION};
@@ -40,6 +40,10 @@ impl HandshakeCounter {
 /// The contents of a handshake message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Payload {
+    /// The sender. It must be the owner of the static key that the handshake proved: by the key alone a member could
+    /// pass off another's public key as its own and make the two be taken for each other.
+    #[serde(rename = "n")]
+    pub(crate) node: NodeId,
     /// Initiator: its counter. Responder: the counter it answers.
     #[serde(rename = "c")]
     pub(crate) counter: HandshakeCounter,
@@ -95,6 +99,7 @@ mod tests {
 
     fn largest() -> Payload {
         Payload {
+            node: NodeId([0xff; 32]),
             counter: HandshakeCounter {
                 major: u64::MAX,
                 minor: u32::MAX,

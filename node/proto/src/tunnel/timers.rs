@@ -41,14 +41,19 @@ pub(crate) const PENDING: Duration = Duration::from_secs(10);
 pub(crate) const PENDING_PROTECTED: Duration = Duration::from_secs(1);
 /// A cookie is good for this long (Cookie-Refresh-Time).
 pub const COOKIE: Duration = Duration::from_secs(120);
+/// No timer is set closer than this.
+pub(crate) const SOONEST: Duration = Duration::from_millis(1);
 /// How often a session in use is looked at: what was sent, what was heard.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
 /// An initiator repeats its first packet this often until it hears the responder, so that the responder may send.
 pub(crate) const CONFIRM_EVERY: Duration = Duration::from_millis(250);
 /// And stops being that eager after this long.
 pub(crate) const CONFIRM_FOR: Duration = Duration::from_millis(2500);
-/// Two sessions whose handshakes crossed: made within this time of each other, one by each side.
+
+/// Two sessions made within this time of each other, one by each side, may have crossed.
 pub(crate) const CROSSED: Duration = Duration::from_secs(5);
+/// After this long packets of the session that was left are no longer late ones.
+pub(crate) const CROSSED_SETTLED: Duration = Duration::from_secs(1);
 
 /// Answered but unconfirmed handshakes of one peer.
 pub(crate) const MAX_PENDING_PER_PEER: usize = 3;

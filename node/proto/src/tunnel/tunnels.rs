@@ -16,6 +16,7 @@ use super::{
     event::{CloseReason, Counters, Event, PeerStatus, Transmit},
     mac::CookieJar,
     noise::Responder,
+    payload::Payload,
     peer::{Peer, PeerConfig},
     timers,
     wire::{self, Handshake, MAC1_AT, MAC2_AT, canonical},
@@ -29,7 +30,6 @@ use crate::path::Candidate;
 pub struct Tunnels {
     cx: Context,
     peers: BTreeMap<NodeId, Peer>,
-    by_key: BTreeMap<[u8; 32], NodeId>,
     timers: BTreeSet<(Instant, NodeId)>,
     admission: Admission,
     jar: CookieJar,
@@ -63,7 +63,6 @@ impl Tunnels {
         Self {
             cx,
             peers: BTreeMap::new(),
-            by_key: BTreeMap::new(),
             timers: BTreeSet::new(),
             admission,
             jar,
@@ -82,12 +81,6 @@ impl Tunnels {
         if id == self.cx.identity.node_id {
             return;
         }
-        // A key has one owner: whoever was authorised with it last.
-        if let Some(other) = self.by_key.get(&config.tunnel_key).copied()
-            && other != id
-        {
-            self.remove_peer(&other, now);
-        }
         let mut wanted = false;
         if let Some(peer) = self.peers.get_mut(&id) {
             if peer.config().tunnel_key == config.tunnel_key {
@@ -97,7 +90,6 @@ impl Tunnels {
             wanted = peer.is_wanted();
             self.remove(&id, CloseReason::KeyChanged, now);
         }
-        self.by_key.insert(config.tunnel_key, id);
         let peer = Peer::new(config, self.cx.identity.node_id, now);
         self.peers.insert(id, peer);
         if wanted {
@@ -115,7 +107,6 @@ impl Tunnels {
             return;
         };
         peer.shut(&mut self.cx, reason, now);
-        self.by_key.remove(&peer.config().tunnel_key);
         if let Some(at) = peer.deadline {
             self.timers.remove(&(at, *id));
         }
@@ -242,11 +233,19 @@ impl Tunnels {
             self.cx.counters.undecryptable += 1;
             return;
         };
-        let Some(id) = self.by_key.get(&noise.initiator).copied() else {
-            self.cx.counters.unknown_peer += 1;
+        let Some(payload) = Payload::decode(&noise.payload) else {
+            self.cx.counters.refused += 1;
             return;
         };
-        self.with(&id, now, |peer, cx| peer.answer(cx, from, init, noise, now));
+        let id = payload.node;
+        let known = self.peers.get(&id).map(Peer::config);
+        if known.is_none_or(|config| config.tunnel_key != noise.initiator) {
+            self.cx.counters.unknown_peer += 1;
+            return;
+        }
+        self.with(&id, now, |peer, cx| {
+            peer.answer(cx, from, init, noise, payload, now);
+        });
     }
 
     fn admit(&mut self, from: SocketAddr, init: &wire::Init<'_>, now: Instant) -> bool {
@@ -356,7 +355,9 @@ impl Tunnels {
             return;
         };
         f(peer, &mut self.cx);
-        let deadline = peer.poll_timeout(&self.cx, now);
+        // Never at once: a timer that is always due must not keep its thread.
+        let soonest = now + timers::SOONEST;
+        let deadline = peer.poll_timeout(&self.cx, now).map(|at| at.max(soonest));
         if deadline == peer.deadline {
             return;
         }

@@ -16,7 +16,7 @@ use super::{
     },
     Peer,
 };
-use crate::path::{Activity, PathKind};
+use crate::path::{Activity, Order, PathKind};
 
 /// Data within this long counts as traffic.
 const ACTIVE_MS: u64 = 5000;
@@ -132,11 +132,12 @@ impl Peer {
         counter: u64,
         now: Instant,
     ) {
-        let live = (self.sessions.iter()).find(|l| l.session.local_index() == local_index);
-        if let Some(live) = live
-            && self.current.is_some()
-        {
-            let order = (live.session.info().created_ms, counter);
+        if self.current.is_some() {
+            let order = Order {
+                session: local_index,
+                current: self.current == Some(local_index),
+                counter,
+            };
             let change = self.paths.heard(from, order, self.controls, now);
             self.path_changed(cx, change);
         }
@@ -157,11 +158,13 @@ impl Peer {
         }
         match Control::decode(payload) {
             Some(Control::Keepalive { generation, epochs }) => {
+                self.settle(cx, local_index, now);
                 self.heard(cx, local_index, from, counter, now);
                 self.heard_epochs(cx, generation, epochs);
             }
             Some(Control::Ping { nonce, primary }) => {
                 if primary {
+                    self.settle(cx, local_index, now);
                     self.heard(cx, local_index, from, counter, now);
                 } else {
                     self.paths.observe(from);
@@ -200,7 +203,12 @@ impl Peer {
         };
         if let Some((_, token, sent)) = cx.pings.remove(at) {
             let (peer, rtt) = (self.id(), now.saturating_duration_since(sent));
-            cx.events.push_back(Event::Pong { peer, token, endpoint, rtt });
+            cx.events.push_back(Event::Pong {
+                peer,
+                token,
+                endpoint,
+                rtt,
+            });
         }
     }
 

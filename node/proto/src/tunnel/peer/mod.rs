@@ -188,7 +188,7 @@ impl Peer {
             return;
         };
         if let Some(round) = &mut attempt.round
-            && now < round.ends
+            && now < round.ends.min(attempt.gives_up)
         {
             round.send_due(cx, &self.cookies, now);
             return;
@@ -275,7 +275,7 @@ impl Peer {
     pub(crate) fn poll_timeout(&self, cx: &Context, now: Instant) -> Option<Instant> {
         let attempt = self.attempt.as_ref().map(|a| {
             let round = a.round.as_ref().map(|r| r.poll_timeout(now));
-            round.unwrap_or(a.gives_up)
+            round.map_or(a.gives_up, |at| at.min(a.gives_up))
         });
         [
             attempt,
@@ -348,6 +348,8 @@ impl Peer {
             state: self.state(),
             wanted: self.wanted,
             session: self.current_live().map(|live| SessionStatus {
+                local_index: live.session.local_index(),
+                created: live.created,
                 age: now.saturating_duration_since(live.created),
                 initiator: live.session.info().initiator,
                 stats: live.session.stats(),
@@ -357,10 +359,13 @@ impl Peer {
     }
 
     fn current_live(&self) -> Option<&Live> {
-        let current = self.current?;
+        self.live(self.current?)
+    }
+
+    fn live(&self, local_index: u32) -> Option<&Live> {
         self.sessions
             .iter()
-            .find(|l| l.session.local_index() == current)
+            .find(|l| l.session.local_index() == local_index)
     }
 
     fn current_session(&self) -> Option<Arc<super::Session>> {

@@ -19,11 +19,14 @@ use super::{
     },
     Peer,
 };
+use crate::path::Order;
 
 /// A confirmed session.
 pub(super) struct Live {
     pub(super) session: Arc<Session>,
     pub(super) created: Instant,
+    /// When this node took part in the handshake: as responder some time before the session was confirmed.
+    begun: Instant,
     /// When this node starts its successor.
     pub(super) rekey_at: Instant,
 }
@@ -37,6 +40,13 @@ pub(super) struct Agreed {
     pub(super) capabilities: u64,
     /// Did this node start it?
     pub(super) initiator: bool,
+}
+
+/// The packet that confirmed a session.
+struct Arrival {
+    from: SocketAddr,
+    counter: u64,
+    at: Instant,
 }
 
 /// A handshake of the member that was answered; nothing of it counts before its first packet.
@@ -84,15 +94,14 @@ impl Peer {
         from: SocketAddr,
         init: &wire::Init<'_>,
         noise: Responder,
+        payload: Payload,
         now: Instant,
     ) {
-        let payload = Payload::decode(&noise.payload).filter(|p| {
-            p.index == init.sender && self.newest.is_none_or(|newest| p.counter > newest)
-        });
-        let Some(payload) = payload else {
+        let old = self.newest.is_some_and(|newest| payload.counter <= newest);
+        if old || payload.index != init.sender {
             cx.counters.refused += 1;
             return;
-        };
+        }
         if !self.make_room(cx, now) {
             cx.counters.crowded_out += 1;
             return;
@@ -188,7 +197,12 @@ impl Peer {
         now: Instant,
     ) {
         let session = self.session(cx, agreed, now);
-        self.promote(cx, session, from, 0, now);
+        let arrival = Arrival {
+            from,
+            counter: 0,
+            at: now,
+        };
+        self.promote(cx, session, now, arrival);
     }
 
     /// A packet was authenticated with this session: if it was half-open, it is confirmed now. Returns whether the
@@ -220,7 +234,12 @@ impl Peer {
         self.stop_attempt(cx);
         self.retry_at = None;
         pending.session.confirm();
-        self.promote(cx, pending.session, from, counter, now);
+        let arrival = Arrival {
+            from,
+            counter,
+            at: now,
+        };
+        self.promote(cx, pending.session, pending.created, arrival);
         self.heard_epochs(cx, pending.payload.generation, pending.payload.epochs);
         true
     }
@@ -230,10 +249,14 @@ impl Peer {
         &mut self,
         cx: &mut Context,
         session: Arc<Session>,
-        from: SocketAddr,
-        counter: u64,
-        now: Instant,
+        begun: Instant,
+        arrival: Arrival,
     ) {
+        let Arrival {
+            from,
+            counter,
+            at: now,
+        } = arrival;
         let rekey_after = cx.config.rekey_after.min(timers::REKEY_AFTER);
         let jitter = cx.entropy.below(millis(rekey_after / 12) + 1);
         let later = if session.info().initiator {
@@ -241,12 +264,17 @@ impl Peer {
         } else {
             timers::REKEY_AFTER_AS_RESPONDER
         };
-        let preferred = self.is_preferred(&session, now);
-        let order = (session.info().created_ms, counter);
+        let preferred = self.is_preferred(&session, begun);
+        let order = Order {
+            session: session.local_index(),
+            current: true,
+            counter,
+        };
         cx.counters.handshakes += 1;
         self.sessions.push(Live {
             session: Arc::clone(&session),
             created: now,
+            begun,
             rekey_at: now + rekey_after + later + Duration::from_millis(jitter),
         });
         let peer = self.id();
@@ -272,13 +300,45 @@ impl Peer {
 
     /// When both sides start at once, two sessions come up. Both sides then settle on the one that the node with the
     /// smaller id started; the other keeps receiving, so nothing is lost while they do.
-    fn is_preferred(&self, new: &Session, now: Instant) -> bool {
+    fn is_preferred(&self, new: &Session, begun: Instant) -> bool {
         let Some(current) = self.current_live() else {
             return true;
         };
-        let crossed = now < current.created + timers::CROSSED
-            && current.session.info().initiator != new.info().initiator;
+        // Ours was still under way when we answered theirs. Our own session has both times in one.
+        let crossed =
+            current.session.info().initiator != new.info().initiator && begun <= current.begun;
         !crossed || new.info().initiator == self.controls
+    }
+
+    /// Loss can hide from one side that two handshakes crossed, and each side then sends in another session. Both
+    /// work, but the next rekey would cross again: so the end that does not control takes the session of the other.
+    pub(super) fn settle(&mut self, cx: &mut Context, local_index: u32, now: Instant) {
+        let (Some(current), Some(theirs)) = (self.current_live(), self.live(local_index)) else {
+            return;
+        };
+        let (first, last) = (
+            current.created.min(theirs.created),
+            current.created.max(theirs.created),
+        );
+        let other = current.session.local_index() != local_index
+            && current.session.info().initiator != theirs.session.info().initiator;
+        if self.controls
+            || !other
+            || last >= first + timers::CROSSED
+            || now < last + timers::CROSSED_SETTLED
+        {
+            return;
+        }
+        let (peer, session) = (self.id(), Arc::clone(&theirs.session));
+        if let Some(path) = self.paths.primary() {
+            self.current = Some(local_index);
+            let endpoint = path.endpoint;
+            cx.events.push_back(Event::SessionUp {
+                peer,
+                session,
+                endpoint,
+            });
+        }
     }
 
     fn drop_surplus(&mut self, cx: &mut Context) {

@@ -1,1 +1,8 @@
-//! Tests of the whole state machine.
+//! Tests of the whole state machine: two or three nodes on a simulated network with a virtual clock.
+
+mod handshake;
+mod hostile;
+mod paths;
+mod rekey;
+mod sim;
+mod vectors;

@@ -1,0 +1,324 @@
+//! Racing, roaming, failing over and coming back.
+
+use super::sim::{Sim, Weather, config, ms, network_of, secs};
+use crate::{
+    path::{Candidate, PathKind},
+    tunnel::{Event, PathState},
+};
+
+/// Two hosts that know each other in these networks, connected.
+fn sim(kinds: &[(u8, PathKind)], seed: u64, cut: &[u8]) -> Sim {
+    let mut sim = Sim::new(2, seed, config());
+    sim.cut.extend(cut);
+    sim.offer(0, 1, kinds);
+    sim.offer(1, 0, kinds);
+    sim.connect(0, 1);
+    sim.connect(1, 0);
+    sim.run_until(secs(5), |s| s.is_up(0, 1)).unwrap();
+    sim
+}
+
+const TWO: [(u8, PathKind); 2] = [(0, PathKind::Host), (1, PathKind::Reflexive)];
+
+/// Data both ways every 20 ms for `time`; returns the longest gap between deliveries at each host.
+fn talk(sim: &mut Sim, time: std::time::Duration) -> std::time::Duration {
+    let end = sim.now + time;
+    let mut last = [sim.now; 2];
+    let mut longest = ms(0);
+    while sim.now < end {
+        let before = [sim.hosts[0].received.len(), sim.hosts[1].received.len()];
+        let _ = sim.send(0, 1, b"x");
+        let _ = sim.send(1, 0, b"x");
+        sim.run(ms(20));
+        for at in 0..2 {
+            if sim.hosts[at].received.len() > before[at] {
+                last[at] = sim.now;
+            }
+            longest = longest.max(sim.now - last[at]);
+        }
+    }
+    longest
+}
+
+fn primary(sim: &Sim, at: usize) -> u8 {
+    network_of(sim.hosts[at].endpoint(&sim.id(1 - at)).unwrap())
+}
+
+#[test]
+fn the_race_finds_the_address_that_works() {
+    let all = [
+        (0, PathKind::Host),
+        (1, PathKind::Mapped),
+        (2, PathKind::Reflexive),
+    ];
+    for alive in 0..3 {
+        let dead: Vec<u8> = (0..3).filter(|n| *n != alive).collect();
+        let sim = sim(&all, 1, &dead);
+        assert!(sim.elapsed() < ms(500), "{:?}", sim.elapsed());
+        assert_eq!((primary(&sim, 0), primary(&sim, 1)), (alive, alive));
+    }
+}
+
+#[test]
+fn inits_to_one_peer_are_bounded() {
+    let mut sim = Sim::new(2, 2, config());
+    sim.cut.insert(0);
+    let kinds: Vec<_> = (0..3).map(|n| (n, PathKind::Host)).collect();
+    sim.cut.extend([0, 1, 2]);
+    sim.offer(0, 1, &kinds);
+    sim.connect(0, 1);
+    sim.run(secs(89));
+    for second in 0..89 {
+        let sent = sim
+            .log
+            .iter()
+            .filter(|p| p.at >= secs(second) && p.at < secs(second + 1))
+            .count();
+        assert!(sent <= 20, "{sent} in second {second}");
+    }
+    sim.run(secs(2));
+    assert_eq!(sim.state(0, 1), PathState::Down);
+    // It is wanted, so it is tried again, though rarely; and it comes back by itself.
+    let before = sim.log.len();
+    sim.run(secs(120));
+    let tries = sim.log.len() - before;
+    assert!((15..=80).contains(&tries), "{tries}");
+    sim.cut.clear();
+    sim.run_until(secs(40), |s| s.is_up(0, 1)).unwrap();
+}
+
+#[test]
+fn a_lost_path_is_replaced_within_five_seconds_and_taken_back_when_it_heals() {
+    for seed in 0..40 {
+        let mut sim = sim(&TWO, seed, &[]);
+        talk(&mut sim, secs(3 + seed % 5));
+        assert_eq!((primary(&sim, 0), primary(&sim, 1)), (0, 0), "seed {seed}");
+        sim.cut.insert(0);
+        let gap = talk(&mut sim, secs(10));
+        assert!(gap < secs(5), "seed {seed}: {gap:?}");
+        assert_eq!((primary(&sim, 0), primary(&sim, 1)), (1, 1));
+        assert!(matches!(sim.state(0, 1), PathState::Up { .. }));
+        // A worse path stays; a path that is clearly better is taken back, without a gap.
+        sim.cut.clear();
+        sim.weather.delay = (10, 0);
+        let gap = talk(&mut sim, secs(40));
+        assert!(gap <= ms(60), "seed {seed}: {gap:?}");
+    }
+}
+
+#[test]
+fn data_moves_up_from_a_relay_to_a_direct_path() {
+    let kinds = [(0, PathKind::Host), (2, PathKind::Relay)];
+    let mut sim = sim(&kinds, 3, &[0]);
+    assert_eq!((primary(&sim, 0), primary(&sim, 1)), (2, 2));
+    talk(&mut sim, secs(20));
+    sim.cut.clear();
+    let gap = talk(&mut sim, secs(75));
+    assert!(gap <= ms(60), "{gap:?}");
+    assert_eq!((primary(&sim, 0), primary(&sim, 1)), (0, 0));
+    let Some(Event::EndpointChanged { kind, .. }) = sim.hosts[0]
+        .events
+        .iter()
+        .rev()
+        .find_map(|(_, e)| matches!(e, Event::EndpointChanged { .. }).then_some(e.clone()))
+    else {
+        panic!("no change was told");
+    };
+    assert_eq!(kind, PathKind::Host);
+}
+
+#[test]
+fn a_path_that_fails_in_one_direction_only_is_left() {
+    let mut sim = sim(&TWO, 4, &[]);
+    talk(&mut sim, secs(5));
+    // Nothing reaches host 1 on network 0 any more; what it sends still arrives.
+    let dead = sim.hosts[1].addr(0);
+    sim.hosts[1].ports[0] = 2000;
+    let gap = talk(&mut sim, secs(8));
+    assert_ne!(dead, sim.hosts[1].addr(0));
+    assert!(gap < secs(5), "{gap:?}");
+}
+
+/// Row C5: only what was authenticated moves an endpoint, and then at once.
+#[test]
+fn the_first_authenticated_packet_from_a_new_address_moves_the_endpoint() {
+    for roamer in 0..2 {
+        let other = 1 - roamer;
+        let mut sim = sim(&[(0, PathKind::Host)], 5, &[]);
+        talk(&mut sim, secs(2));
+        sim.hosts[roamer].ports[0] = 4242;
+        sim.send(roamer, other, b"from elsewhere").unwrap();
+        sim.run(ms(15));
+        assert_eq!(
+            sim.hosts[other].endpoint(&sim.id(roamer)),
+            Some(sim.hosts[roamer].addr(0))
+        );
+        let gap = talk(&mut sim, secs(5));
+        assert!(gap <= ms(60), "{gap:?}");
+    }
+}
+
+#[test]
+fn forged_and_repeated_packets_from_elsewhere_move_nothing() {
+    let mut sim = sim(&[(0, PathKind::Host)], 6, &[]);
+    talk(&mut sim, secs(2));
+    let endpoints = [0, 1].map(|at| sim.hosts[at].endpoint(&sim.id(1 - at)));
+    let stranger = "10.0.0.66:6".parse().unwrap();
+    for n in 0..sim.log.len() {
+        let mut packet = sim.log[n].clone();
+        sim.inject(stranger, packet.to, packet.data.clone());
+        let at = n % packet.data.len();
+        packet.data[at] ^= 1;
+        sim.inject(stranger, packet.to, packet.data);
+    }
+    sim.run(secs(1));
+    assert_eq!(
+        [0, 1].map(|at| sim.hosts[at].endpoint(&sim.id(1 - at))),
+        endpoints
+    );
+    let to_stranger: usize = sim
+        .log
+        .iter()
+        .filter(|p| p.to == stranger)
+        .map(|p| p.data.len())
+        .sum();
+    let from_stranger: usize = sim
+        .log
+        .iter()
+        .filter(|p| p.from == stranger)
+        .map(|p| p.data.len())
+        .sum();
+    assert!(to_stranger <= from_stranger);
+}
+
+#[test]
+fn a_packet_overtaken_by_another_does_not_move_the_endpoint_back() {
+    for seed in 0..20 {
+        let mut sim = sim(&[(0, PathKind::Host)], seed, &[]);
+        sim.weather = Weather {
+            loss: 0,
+            duplicate: 0,
+            delay: (5, 80),
+        };
+        talk(&mut sim, secs(1));
+        sim.hosts[1].ports[0] = 4242;
+        talk(&mut sim, secs(1));
+        assert_eq!(
+            sim.hosts[0].endpoint(&sim.id(1)),
+            Some(sim.hosts[1].addr(0)),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_silent_peer_is_called_again_after_fifteen_seconds_and_given_up_after_ninety_more() {
+    let mut sim = sim(&[(0, PathKind::Host)], 7, &[]);
+    talk(&mut sim, secs(2));
+    let cut_at = sim.elapsed();
+    sim.cut.insert(0);
+    talk(&mut sim, secs(14));
+    let inits = |sim: &Sim| {
+        sim.log
+            .iter()
+            .filter(|p| p.data[0] == 1 && p.at > cut_at)
+            .count()
+    };
+    assert_eq!(inits(&sim), 0);
+    talk(&mut sim, secs(4));
+    assert!(inits(&sim) > 0);
+    assert_eq!(sim.state(0, 1), PathState::Connecting);
+    talk(&mut sim, secs(92));
+    assert_eq!(sim.state(0, 1), PathState::Down);
+    sim.cut.clear();
+    sim.run_until(secs(40), |s| s.is_up(0, 1)).unwrap();
+    assert!(matches!(sim.state(0, 1), PathState::Up { .. }));
+}
+
+#[test]
+fn a_short_outage_needs_no_handshake() {
+    let mut sim = sim(&[(0, PathKind::Host)], 8, &[]);
+    talk(&mut sim, secs(2));
+    let inits = sim.log.iter().filter(|p| p.data[0] == 1).count();
+    sim.cut.insert(0);
+    talk(&mut sim, secs(10));
+    sim.cut.clear();
+    let gap = talk(&mut sim, secs(5));
+    assert!(gap <= ms(60), "{gap:?}");
+    assert_eq!(sim.log.iter().filter(|p| p.data[0] == 1).count(), inits);
+}
+
+#[test]
+fn round_trips_and_own_addresses_are_told() {
+    let mut sim = sim(&[(0, PathKind::Host)], 9, &[]);
+    talk(&mut sim, secs(10));
+    let rtt = sim.hosts[0].events.iter().rev().find_map(|(_, e)| match e {
+        Event::Rtt { rtt, loss, .. } => Some((*rtt, *loss)),
+        _ => None,
+    });
+    assert_eq!(rtt, Some((ms(20), 0.0)));
+    let seen = sim.hosts[0].events.iter().find_map(|(_, e)| match e {
+        Event::Observed { addr, .. } => Some(*addr),
+        _ => None,
+    });
+    assert_eq!(seen, Some(sim.hosts[0].addr(0)));
+}
+
+#[test]
+fn an_mtu_probe_is_acknowledged_with_its_size() {
+    let mut sim = sim(&[(0, PathKind::Host)], 10, &[]);
+    let b = sim.id(1);
+    for size in [300, 1200, 1400] {
+        let nonce = sim.with(0, |t, now| t.probe_mtu(&b, size, now)).unwrap();
+        sim.run(ms(50));
+        let ack = sim.hosts[0].events.iter().rev().find_map(|(_, e)| match e {
+            Event::MtuAck { nonce, size, .. } => Some((*nonce, *size)),
+            _ => None,
+        });
+        assert_eq!(ack, Some((nonce, size)));
+    }
+}
+
+#[test]
+fn a_ping_is_answered_with_its_token() {
+    let mut sim = sim(&[(0, PathKind::Host)], 11, &[]);
+    let b = sim.id(1);
+    assert!(sim.with(0, |t, now| t.ping(&b, 77, now)));
+    sim.run(ms(50));
+    let pong = sim.hosts[0].events.iter().find_map(|(_, e)| match e {
+        Event::Pong {
+            token,
+            rtt,
+            endpoint,
+            ..
+        } => Some((*token, *rtt, *endpoint)),
+        _ => None,
+    });
+    assert_eq!(pong, Some((77, ms(20), sim.hosts[1].addr(0))));
+    sim.with(0, |t, now| t.disconnect(&b, now));
+    assert!(!sim.with(0, |t, now| t.ping(&b, 78, now)));
+}
+
+#[test]
+fn addresses_where_nobody_can_be_are_never_tried() {
+    let mut sim = Sim::new(2, 12, config());
+    let b = sim.id(1);
+    let bad = [
+        "127.0.0.1:9",
+        "[::1]:9",
+        "224.0.0.1:9",
+        "255.255.255.255:9",
+        "0.0.0.0:9",
+        "10.0.0.9:0",
+        "[::ffff:127.0.0.1]:9",
+    ];
+    let candidates = bad.map(|addr| Candidate {
+        addr: addr.parse().unwrap(),
+        kind: PathKind::Host,
+    });
+    sim.with(0, |t, now| t.set_candidates(&b, &candidates, now));
+    sim.connect(0, 1);
+    sim.run(secs(20));
+    assert!(sim.log.is_empty());
+    assert_eq!(sim.state(0, 1), PathState::Connecting);
+}
