@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use kanpachi_common::{
     NodeId, UnixTime,
+    time::DAY,
     wire::control::{ClientMessage, Pull, Registration, ServerMessage, codes},
 };
 use kanpachi_proto::{
@@ -12,7 +13,10 @@ use kanpachi_proto::{
 };
 
 use super::{Core, Pending, engine, swarm};
-use crate::daemon::{clock, control_io::Line};
+use crate::{
+    daemon::{clock, control_io::Line},
+    ipc::error::{ApiError, code},
+};
 
 /// A clock that is off by more than this is told about, in seconds.
 const CLOCK_TOLERANCE: u64 = 300;
@@ -119,7 +123,9 @@ impl Core {
 
     async fn handle_welcome(&mut self, welcomed: Welcomed) {
         tracing::info!("logged in");
-        self.check_clock(welcomed.time);
+        if let Err(error) = self.check_clock(welcomed.time) {
+            return self.finish_join(Err(error));
+        }
         self.state.last_error = None;
         self.state.last_address = Some(welcomed.address.to_string());
         self.state.coordinator_since = Some(jiff::Timestamp::now());
@@ -291,19 +297,27 @@ impl Core {
         }
     }
 
-    fn check_clock(&mut self, theirs: UnixTime) {
+    /// Compares clocks. A machine that is far off joins nothing: a person is there and can set it. One that is a
+    /// member already goes by the coordinator's clock for as long as it runs.
+    fn check_clock(&mut self, theirs: UnixTime) -> Result<(), ApiError> {
         let ours = clock::wall();
         let off = ours.0.abs_diff(theirs.0);
-        if off <= CLOCK_TOLERANCE || self.state.clock_warned {
-            return;
+        self.state.clock = (off > CLOCK_TOLERANCE).then_some((Instant::now(), theirs));
+        if off <= CLOCK_TOLERANCE {
+            return Ok(());
         }
-        self.state.clock_warned = true;
-        let off = humantime::format_duration(std::time::Duration::from_secs(off));
         let side = if ours < theirs { "behind" } else { "ahead of" };
-        let line = format!(
-            "the clock of this machine is {off} {side} the coordinator's: set it, or expiry dates are misjudged"
-        );
-        tracing::warn!("{line}");
-        self.progress.warn(line);
+        let by = humantime::format_duration(std::time::Duration::from_secs(off));
+        let words = format!("the clock of this machine is {by} {side} the coordinator's");
+        let hint = "set it, for instance with: sudo timedatectl set-ntp true";
+        if off > DAY && self.state.joining.is_some() && !self.is_registered() {
+            return Err(ApiError::refused(code::WRONG_CLOCK, words).hint(hint));
+        }
+        if !self.state.clock_warned {
+            self.state.clock_warned = true;
+            tracing::warn!("{words}; {hint}");
+            self.progress.warn(format_args!("{words}; {hint}"));
+        }
+        Ok(())
     }
 }

@@ -16,7 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kanpachi_common::{Candidate, NodeId, OrgId, invite::Invite, wire::control::ServerMessage};
+use kanpachi_common::{
+    Candidate, NodeId, OrgId, UnixTime, invite::Invite, wire::control::ServerMessage,
+};
 use kanpachi_proto::roster::Peer;
 use kanpachi_transport::SharedSocket;
 use tokio::sync::{mpsc, oneshot};
@@ -130,6 +132,8 @@ struct State {
     last_error: Option<String>,
     last_address: Option<String>,
     clock_warned: bool,
+    /// What the coordinator's clock said, and when, if this machine's is off.
+    clock: Option<(Instant, UnixTime)>,
     /// Keys and servers of the coordinator that a join is under way with: they count when it lets this node in.
     offered: Option<(
         kanpachi_common::Signed<kanpachi_common::org::Manifest>,
@@ -220,6 +224,14 @@ impl Core {
     /// This node.
     pub(super) fn me(&self) -> NodeId {
         self.keys.identity.node_id()
+    }
+
+    /// Wall time to judge expiry by: the coordinator's, while it is known that this machine's is wrong.
+    fn wall(&self) -> UnixTime {
+        match self.state.clock {
+            Some((at, theirs)) => theirs.plus(at.elapsed().as_secs()),
+            None => super::clock::wall(),
+        }
     }
 
     /// The organisation, once there is one.

@@ -11,7 +11,6 @@ use kanpachi_transport::peer_id;
 
 use super::{Core, engine, swarm};
 use crate::{
-    daemon::clock,
     dataplane::{Member, OutboundThread, Own},
     ipc::error::ApiError,
     platform::{Adapter as _, AdapterConfig, Native, Platform as _},
@@ -68,7 +67,7 @@ impl Core {
         let Some(session) = &self.state.session else {
             return;
         };
-        let peers = session.rosters.peers(clock::wall());
+        let peers = session.rosters.peers(self.wall());
         let generation = session.rosters.manifest().map_or(0, |m| m.generation);
         let epochs = session
             .rosters

@@ -51,7 +51,7 @@ fn explain(path: &str, error: &rusqlite::Error) -> ApiError {
             code::DISK_FULL,
             format_args!("cannot write {path}: the disk is full"),
         )
-        .hint("free some space and start again; nothing was lost"),
+        .hint("make room and start again; nothing was lost"),
         Some(E::NotADatabase | E::DatabaseCorrupt) => damaged(path, &error.to_string()),
         Some(E::CannotOpen | E::PermissionDenied | E::ReadOnly) => ApiError::no_permission(
             code::STATE_UNREADABLE,

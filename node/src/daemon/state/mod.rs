@@ -49,7 +49,7 @@ fn io_error(what: &str, path: &Path, error: &io::Error) -> ApiError {
             code::DISK_FULL,
             format_args!("cannot {what} {path}: the disk is full"),
         )
-        .hint("free some space and start again; nothing was lost"),
+        .hint("make room and start again; nothing was lost"),
         io::ErrorKind::ReadOnlyFilesystem => ApiError::failed(
             code::STATE_UNREADABLE,
             format_args!("cannot {what} {path}: the file system is read-only"),
