@@ -18,7 +18,6 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     addresses::Advertise,
-    clock,
     org::RecoveryPhrase,
     server::{self, Config, Coordinator, DEFAULT_PORT, StartError},
     service::{InviteOptions, ServiceError},
@@ -122,7 +121,10 @@ impl FromStr for BootstrapArg {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_new(&cli.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // libp2p greets, and quinn complains about the socket that is closed at the end; a socket that really fails
+    // is reported by the swarm's loop.
+    let filter = format!("{},libp2p_swarm=warn,quinn::endpoint=off", cli.log_level);
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
@@ -165,9 +167,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn init(state: &State, json: bool) -> anyhow::Result<()> {
-    let (organisation, identity) = server::init(&state.state_dir, state.pool, clock::wall())?;
-    show_phrase(organisation.phrase.as_ref())?;
-    let (org, id) = (organisation.org().to_string(), identity.to_string());
+    let organisation = server::init(&state.state_dir, state.pool, show_phrase)?;
+    let (org, id) = (
+        organisation.org().to_string(),
+        organisation.identity.node_id().to_string(),
+    );
     if json {
         writeln!(io::stdout(), "{}", json!({"org": org, "id": id}))?;
     } else {
@@ -177,10 +181,7 @@ fn init(state: &State, json: bool) -> anyhow::Result<()> {
 }
 
 /// Shows the recovery phrase to a person: on standard error, never in the log.
-fn show_phrase(phrase: Option<&RecoveryPhrase>) -> io::Result<()> {
-    let Some(phrase) = phrase else {
-        return Ok(());
-    };
+fn show_phrase(phrase: &RecoveryPhrase) -> io::Result<()> {
     writeln!(
         io::stderr(),
         "\nThe recovery phrase of this organisation, shown this once and kept nowhere:\n\n    {}\n\n\
@@ -216,7 +217,7 @@ async fn serve(args: Serve, json: bool) -> anyhow::Result<()> {
     } else {
         args.listen_tcp
     };
-    let mut coordinator = Coordinator::start(Config {
+    let config = Config {
         state_dir,
         listen: args.listen,
         listen_tcp,
@@ -224,9 +225,8 @@ async fn serve(args: Serve, json: bool) -> anyhow::Result<()> {
         pool: args.state.pool,
         network: args.network,
         bootstraps,
-    })
-    .await?;
-    show_phrase(coordinator.phrase.as_ref())?;
+    };
+    let mut coordinator = Coordinator::start(config, show_phrase).await?;
     announce(&coordinator, json).await?;
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

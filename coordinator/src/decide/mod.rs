@@ -305,7 +305,7 @@ impl Core {
                 let text = "this machine joined nothing";
                 self.refuse_and_close(id, codes::NOT_REGISTERED, text, Some(GUEST_MS));
             }
-            Phase::Greeting | Phase::Checking | Phase::Closing => {}
+            Phase::Greeting | Phase::Checking => {}
             // While bytes wait to be written, a missing answer says nothing: the question may be behind them.
             Phase::Guest | Phase::Member if session.outbox > 0 && stuck >= STALLED => {
                 self.drop_session(id);
@@ -330,9 +330,6 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        if session.phase == Phase::Closing {
-            return;
-        }
         if session.outbox + bytes.len() > MAX_OUTBOX {
             self.drop_session(id);
             return;

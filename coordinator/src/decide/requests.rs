@@ -68,7 +68,6 @@ impl Core {
         };
         let request = frame.id;
         match (phase, message) {
-            (Phase::Closing, _) => {}
             (Phase::Greeting, ClientMessage::Hello(hello)) => self.hello(id, request, hello, now),
             (Phase::Greeting, _) => {
                 self.refuse_and_close(id, codes::BAD_REQUEST, "the first message is Hello", None);

@@ -49,8 +49,6 @@ pub(super) enum Phase {
     Guest,
     /// Welcome, and registered.
     Member,
-    /// Told to go; nothing more is read.
-    Closing,
 }
 
 /// What a session knows of one network.

@@ -12,7 +12,7 @@ use std::{
 use kanpachi_common::{
     NetworkId, NodeId,
     id::Hash,
-    roster::{Delta, Position},
+    roster::{Caps, Delta, Position},
     wire::control::{Held, Removed, SecretIs, ServerMessage},
 };
 
@@ -272,7 +272,15 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else {
             return false;
         };
-        if !changes.has_active(&session.node) {
+        let member = changes.members.iter().find(|m| m.node == session.node);
+        let Some(member) = member else {
+            // It was removed between its login and now.
+            session.unsynced.remove(&network);
+            session.networks.remove(&network);
+            self.send(id, 0, &ServerMessage::Removed(Removed { network }));
+            return false;
+        };
+        if member.caps.has(Caps::PENDING) {
             // Awaits approval: it is listed for the others, and that is all.
             session.unsynced.remove(&network);
             return false;

@@ -3,5 +3,6 @@
 mod guesses;
 mod lab;
 mod presence;
+mod random;
 mod rosters;
 mod sessions;

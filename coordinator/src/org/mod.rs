@@ -35,6 +35,9 @@ pub enum OrgError {
     /// The root key could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// The recovery phrase could not be shown, so nothing was made.
+    #[error("the recovery phrase could not be shown: {0}")]
+    Show(std::io::Error),
     /// Asked for another pool than the one that addresses were given from.
     #[error(
         "this organisation gives addresses from {stored}, and they stay for life: leave out --pool {asked}, or start a new organisation in another state directory"
@@ -61,8 +64,8 @@ pub struct Organisation {
 }
 
 impl Organisation {
-    /// The organisation in the database, or a new one. `pool` is for a new one; asking an existing one for
-    /// another pool is an error.
+    /// The organisation in the database, or a new one, whose phrase is in the result and has to be shown.
+    /// `pool` is for a new one; asking an existing one for another pool is an error.
     ///
     /// # Errors
     /// [`OrgError`]
@@ -70,6 +73,20 @@ impl Organisation {
         database: &mut Database,
         pool: Option<Pool>,
         now: UnixTime,
+    ) -> Result<Self, OrgError> {
+        Self::open_showing(database, pool, now, |_| Ok(()))
+    }
+
+    /// The same, with the phrase of a new organisation shown before anything is written: a start that ends in
+    /// between leaves no organisation behind whose phrase nobody has seen.
+    ///
+    /// # Errors
+    /// [`OrgError`]
+    pub fn open_showing(
+        database: &mut Database,
+        pool: Option<Pool>,
+        now: UnixTime,
+        show: impl FnOnce(&RecoveryPhrase) -> std::io::Result<()>,
     ) -> Result<Self, OrgError> {
         if let Some(row) = database.organisation()? {
             return match pool {
@@ -81,6 +98,7 @@ impl Organisation {
             };
         }
         let (row, phrase) = found(pool.unwrap_or_default(), now)?;
+        show(&phrase).map_err(OrgError::Show)?;
         database.create_organisation(&row, now)?;
         // What is served is what was read back.
         let row = database

@@ -64,3 +64,20 @@ fn the_pool_stays_what_it_was() {
     assert!(refused.to_string().contains("198.19.0.0/16"));
     Organisation::open(&mut database, Some(Pool::default()), UnixTime(1)).unwrap();
 }
+
+#[test]
+fn a_phrase_that_cannot_be_shown_makes_no_organisation() {
+    let mut database = Database::in_memory().unwrap();
+    let closed = |_: &RecoveryPhrase| Err(std::io::ErrorKind::BrokenPipe.into());
+    let error = Organisation::open_showing(&mut database, None, UnixTime(1), closed).unwrap_err();
+    assert!(matches!(error, OrgError::Show(_)));
+    assert!(database.organisation().unwrap().is_none());
+    let mut shown = None;
+    let show = |phrase: &RecoveryPhrase| {
+        shown = Some(phrase.expose().to_owned());
+        Ok(())
+    };
+    let made = Organisation::open_showing(&mut database, None, UnixTime(1), show).unwrap();
+    let phrase = RecoveryPhrase::parse(&shown.unwrap()).unwrap();
+    made.sealed_root.open(&phrase, &made.org()).unwrap();
+}

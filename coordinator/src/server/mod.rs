@@ -3,10 +3,15 @@
 mod error;
 mod swarm;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use kanpachi_common::{
-    NodeId, Pool, UnixTime,
+    Pool,
     org::{Address, Server},
 };
 use kanpachi_transport::{keypair_from_seed, peer_id};
@@ -71,8 +76,6 @@ pub struct Coordinator {
     pub service: Service,
     /// The network of the configuration, created when there was none.
     pub network: NetworkSummary,
-    /// At the very first start only: to be shown once.
-    pub phrase: Option<RecoveryPhrase>,
     /// UDP port that it listens on.
     pub port: u16,
     stop: CancellationToken,
@@ -80,16 +83,20 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Starts everything and returns when it listens. Needs a tokio runtime.
+    /// Starts everything and returns when it listens. Needs a tokio runtime. `show` gets the recovery phrase at
+    /// the very first start, before anything is written.
     ///
     /// # Errors
     /// [`StartError`], each one sentence that says what to do.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    pub async fn start(
+        config: Config,
+        show: impl FnOnce(&RecoveryPhrase) -> io::Result<()>,
+    ) -> Result<Self, StartError> {
         kanpachi_common::name::check(&config.network)
             .map_err(|e| StartError::Network(config.network.clone(), e))?;
         let mut database = Database::open(&config.state_dir)?;
-        let mut organisation = Organisation::open(&mut database, config.pool, clock::wall())?;
-        let phrase = organisation.phrase.take();
+        let now = clock::wall();
+        let organisation = Organisation::open_showing(&mut database, config.pool, now, show)?;
         let overlay = organisation.overlay();
         let keypair = keypair_from_seed(&organisation.identity.seed());
         let stop = CancellationToken::new();
@@ -131,7 +138,6 @@ impl Coordinator {
             Ok((service, network)) => Ok(Self {
                 service,
                 network,
-                phrase,
                 port,
                 stop,
                 swarm,
@@ -172,17 +178,16 @@ impl Coordinator {
 }
 
 /// Makes the organisation without serving it: for a first start in a terminal, before a service manager takes
-/// over. The phrase is there when the organisation is new.
+/// over.
 ///
 /// # Errors
 /// [`StartError`]
 pub fn init(
-    state_dir: &std::path::Path,
+    state_dir: &Path,
     pool: Option<Pool>,
-    now: UnixTime,
-) -> Result<(Organisation, NodeId), StartError> {
+    show: impl FnOnce(&RecoveryPhrase) -> io::Result<()>,
+) -> Result<Organisation, StartError> {
     let mut database = Database::open(state_dir)?;
-    let organisation = Organisation::open(&mut database, pool, now)?;
-    let identity = organisation.identity.node_id();
-    Ok((organisation, identity))
+    let now = clock::wall();
+    Ok(Organisation::open_showing(&mut database, pool, now, show)?)
 }

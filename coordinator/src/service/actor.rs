@@ -16,7 +16,7 @@ use kanpachi_common::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::stream;
+use super::{complaints::Complaints, stream};
 use crate::{
     clock,
     decide::{self, Core, Event, IntentId, Outcome, Output, Remote, SessionId},
@@ -63,6 +63,9 @@ pub(super) struct Actor {
     pub(super) sender: mpsc::WeakSender<Input>,
     pub(super) notices: mpsc::Sender<Notice>,
     pub(super) online: watch::Sender<usize>,
+    pub(super) claims: Complaints,
+    pub(super) guesses: Complaints,
+    pub(super) failures: Complaints,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
 }
@@ -148,6 +151,7 @@ impl Actor {
     }
 
     fn report(&mut self, event: Event) {
+        let now = clock::now().at;
         match event {
             Event::LoggedIn(node) => tracing::info!(node = %node.short(), "a node is online"),
             Event::LoggedOut(node) => tracing::info!(node = %node.short(), "a node is gone"),
@@ -156,14 +160,23 @@ impl Actor {
                 self.notice(Notice::Changed(network));
             }
             Event::ClaimsNewer(node, network) => {
-                tracing::warn!(node = %node.short(), network = %network.short(),
-                    "a node claims a newer roster than the store has");
+                if let Some(times) = self.claims.count(now) {
+                    tracing::warn!(node = %node.short(), network = %network.short(), times,
+                        "a node claims a newer roster than the store has");
+                }
                 self.notice(Notice::ClaimsNewer(network));
             }
             Event::Guess(node, _) => {
-                tracing::warn!(node = %node.short(), "a join was refused: no such invite, or too many attempts");
+                if let Some(times) = self.guesses.count(now) {
+                    tracing::warn!(node = %node.short(), times,
+                        "a join was refused: no such invite, or too many attempts");
+                }
             }
-            Event::StoreFailed(error) => tracing::error!(%error, "the store failed"),
+            Event::StoreFailed(error) => {
+                if let Some(times) = self.failures.count(now) {
+                    tracing::error!(%error, times, "the store failed");
+                }
+            }
         }
         self.online.send_replace(self.core.online());
     }

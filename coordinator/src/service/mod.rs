@@ -4,6 +4,7 @@
 //! authenticated, from its own ([`crate::server`]) or from that of a program that hosts it.
 
 mod actor;
+mod complaints;
 mod local;
 mod mirrors;
 mod stream;
@@ -18,7 +19,7 @@ use std::{
 
 use futures::StreamExt as _;
 use kanpachi_common::{
-    NetworkId, NodeId, OrgId, Pool, Signed,
+    NetworkId, NodeId, OrgId, Signed,
     org::{Address, Directory, Manifest, Server},
     wire::control::PROTOCOL,
 };
@@ -28,7 +29,10 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::actor::{Actor, INPUTS, Input};
+use self::{
+    actor::{Actor, INPUTS, Input},
+    complaints::Complaints,
+};
 use crate::{
     clock,
     decide::{self, Core, Remote},
@@ -174,7 +178,7 @@ impl Service {
             manifest: manifest.clone(),
             directory: directory.clone(),
             org: organisation.org(),
-            pool: pool_of(organisation),
+            pool: organisation.signer.pool(),
             addresses: addresses.clone(),
         };
         let mut core = Core::new(config, *seed, clock::now());
@@ -190,6 +194,9 @@ impl Service {
             sender: inputs.downgrade(),
             notices,
             online: online_sender,
+            claims: Complaints::default(),
+            guesses: Complaints::default(),
+            failures: Complaints::default(),
             tasks: tasks.clone(),
             stop: stop.clone(),
         };
@@ -324,10 +331,6 @@ fn server(identity: NodeId, servers: &Servers) -> Server {
         id: identity,
         addresses,
     }
-}
-
-fn pool_of(organisation: &Organisation) -> Pool {
-    organisation.signer.pool()
 }
 
 /// What a multiaddress says of the other end: its IP address, and its UDP address if it came by QUIC. Behind a

@@ -24,7 +24,8 @@ use kanpachi_common::{
 use kanpachi_transport::{
     AddressFilter, DatagramHandler, SharedSocket, keypair_from_seed, peer_id,
 };
-use libp2p::{Multiaddr, Stream, StreamProtocol};
+use libp2p::{Multiaddr, Stream, StreamProtocol, swarm::SwarmEvent};
+use tokio::sync::oneshot;
 
 use super::{InviteOptions, Mirror, MirrorError, Servers, Service, Setup};
 use crate::{
@@ -65,26 +66,34 @@ impl Client {
         let behaviour = libp2p_stream::Behaviour::new();
         let mut control = behaviour.new_control();
         let mut swarm = kanpachi_transport::swarm::swarm(options, behaviour).unwrap();
-        swarm.dial(addr).unwrap();
+        swarm.dial(addr.clone()).unwrap();
+        let (connected, connection) = oneshot::channel();
         let swarm = tokio::spawn(async move {
             let _reader = reader;
+            let mut connected = Some(connected);
             loop {
-                swarm.select_next_some().await;
-            }
-        });
-        let peer = peer_id(coordinator.service.identity());
-        let open = async {
-            loop {
-                match control
-                    .open_stream(peer, StreamProtocol::new(PROTOCOL))
-                    .await
-                {
-                    Ok(stream) => return stream,
-                    Err(_) => tokio::task::yield_now().await,
+                match swarm.select_next_some().await {
+                    SwarmEvent::ConnectionEstablished { .. } => {
+                        if let Some(connected) = connected.take() {
+                            connected.send(()).unwrap();
+                        }
+                    }
+                    SwarmEvent::OutgoingConnectionError { error, .. } => {
+                        panic!("cannot dial {addr}: {error}");
+                    }
+                    _ => {}
                 }
             }
-        };
-        let stream = tokio::time::timeout(SOON, open).await.expect("a stream");
+        });
+        tokio::time::timeout(SOON, connection)
+            .await
+            .expect("a connection in time")
+            .expect("a connection");
+        let peer = peer_id(coordinator.service.identity());
+        let stream = control
+            .open_stream(peer, StreamProtocol::new(PROTOCOL))
+            .await
+            .unwrap();
         Self {
             key,
             stream,
@@ -170,7 +179,7 @@ async fn start(dir: &Path, tcp: Vec<u16>) -> Coordinator {
     let mut config = Config::new(dir.to_owned());
     config.listen = 0;
     config.listen_tcp = tcp;
-    Coordinator::start(config).await.unwrap()
+    Coordinator::start(config, |_| Ok(())).await.unwrap()
 }
 
 fn quic(coordinator: &Coordinator) -> Multiaddr {
@@ -197,7 +206,6 @@ async fn nodes_join_over_quic_and_tcp_and_keep_their_addresses_over_a_restart() 
         .unwrap()
         .port();
     let coordinator = start(dir.path(), vec![tcp]).await;
-    assert!(coordinator.phrase.is_some());
     let (org, id) = (coordinator.service.org(), coordinator.service.identity());
 
     let link = invite(&coordinator).await;
@@ -222,7 +230,6 @@ async fn nodes_join_over_quic_and_tcp_and_keep_their_addresses_over_a_restart() 
     coordinator.shutdown().await;
 
     let coordinator = start(dir.path(), vec![]).await;
-    assert!(coordinator.phrase.is_none());
     assert_eq!(
         (coordinator.service.org(), coordinator.service.identity()),
         (org, id)

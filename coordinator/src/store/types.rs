@@ -4,7 +4,7 @@
 use kanpachi_common::{
     MemberId, NetworkId, NodeId, Signed, TunnelKey, UnixTime,
     id::Hash,
-    roster::{Caps, Delta, Head, Page, Position, Public},
+    roster::{Delta, Head, Page, Position, Public},
     secret::NetworkSecret,
     wire::control::Registration,
 };
@@ -194,14 +194,4 @@ pub struct Changes {
     pub pages: Vec<Page>,
     /// One answer for each position asked about, in order.
     pub answers: Vec<Change>,
-}
-
-impl Changes {
-    /// Is the node a member that counts, one that is not awaiting approval?
-    #[must_use]
-    pub fn has_active(&self, node: &NodeId) -> bool {
-        self.members
-            .iter()
-            .any(|m| m.node == *node && !m.caps.has(Caps::PENDING))
-    }
 }

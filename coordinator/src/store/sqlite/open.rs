@@ -105,6 +105,12 @@ impl From<rusqlite::Error> for StoreError {
         match &error {
             Error::SqliteFailure(failure, text) => match failure.code {
                 ErrorCode::DiskFull => Self::Full,
+                // The index of the WAL could not grow: what a full disk looks like to a mapped file.
+                ErrorCode::SystemIoFailure
+                    if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE =>
+                {
+                    Self::Full
+                }
                 ErrorCode::ReadOnly | ErrorCode::PermissionDenied => Self::ReadOnly,
                 ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Busy,
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
