@@ -245,6 +245,11 @@ impl Task {
         let _ = self.events.send(event).await;
     }
 
+    /// Tells what may be lost: it comes again.
+    fn hint(&self, event: Event) {
+        let _ = self.events.try_send(event);
+    }
+
     fn later(&self, delay: Duration, later: Later) {
         let sender = self.timers.0.clone();
         tokio::spawn(async move {
@@ -385,7 +390,7 @@ impl Task {
                     self.later(RESERVE_AGAIN, Later::Reserve(relay));
                 }
             }
-            SwarmEvent::Behaviour(event) => self.handle_behaviour(event).await,
+            SwarmEvent::Behaviour(event) => self.handle_behaviour(event),
             _ => {}
         }
     }
@@ -435,13 +440,13 @@ impl Task {
         });
     }
 
-    async fn handle_behaviour(&mut self, event: BehaviourEvent) {
+    fn handle_behaviour(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 let known =
                     self.members.contains(&peer_id) || self.bootstraps.contains_key(&peer_id);
                 if let Some(addr) = quic_socket_addr(&info.observed_addr).filter(|_| known) {
-                    self.tell(Event::Observed(addr)).await;
+                    self.hint(Event::Observed(addr));
                 }
                 if known
                     && info
@@ -462,13 +467,13 @@ impl Task {
                         .iter()
                         .filter_map(quic_socket_addr)
                         .collect();
-                    self.tell(Event::Addresses { node, addrs }).await;
+                    self.hint(Event::Addresses { node, addrs });
                 }
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, addr) in found {
                     if let (Some(node), Some(addr)) = (node_id(&peer), quic_socket_addr(&addr)) {
-                        self.tell(Event::OnLan { node, addr }).await;
+                        self.hint(Event::OnLan { node, addr });
                     }
                 }
             }

@@ -52,7 +52,7 @@ impl Core {
     }
 
     /// The addresses of this machine changed.
-    pub(super) async fn set_local(&mut self, local: Arc<[LocalAddress]>) {
+    pub(super) fn set_local(&mut self, local: Arc<[LocalAddress]>) {
         if self.local == local {
             return;
         }
@@ -63,7 +63,7 @@ impl Core {
                 .handle_network_change(std::time::Instant::now());
         }
         self.announce();
-        self.ask_reflectors().await;
+        self.ask_reflectors();
     }
 
     /// Somebody sees this node's packets come from here.

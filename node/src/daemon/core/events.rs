@@ -136,7 +136,7 @@ impl Core {
             welcomed.directory.signed().clone(),
         );
         if self.is_registered() {
-            self.take_keys(&manifest, &directory).await;
+            self.take_keys(&manifest, &directory);
         } else {
             // Nothing is written for a coordinator that may say no.
             self.state.offered = Some((manifest, directory));
@@ -155,7 +155,7 @@ impl Core {
     }
 
     /// Newer keys and servers.
-    pub(super) async fn take_keys(
+    pub(super) fn take_keys(
         &mut self,
         manifest: &kanpachi_common::Signed<kanpachi_common::org::Manifest>,
         directory: &kanpachi_common::Signed<kanpachi_common::org::Directory>,
@@ -178,7 +178,7 @@ impl Core {
         };
         let outcome = session.rosters.check_directory(directory);
         self.settle("servers", outcome);
-        self.servers_changed().await;
+        self.servers_changed();
     }
 
     pub(super) fn is_registered(&self) -> bool {
@@ -229,7 +229,7 @@ impl Core {
                 self.take_up(Update::Removed(removed.network))
             }
             ServerMessage::Directory(news) => {
-                self.take_keys(&news.manifest, &news.directory).await;
+                self.take_keys(&news.manifest, &news.directory);
                 false
             }
             ServerMessage::PeerOnline(online) => {

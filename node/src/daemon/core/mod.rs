@@ -212,6 +212,7 @@ impl Core {
             core.begin_session(org, hints).await?;
             core.bring_adapter_up().await?;
             core.members_changed().await;
+            core.servers_changed();
         }
         Ok(core)
     }
@@ -249,7 +250,7 @@ impl Core {
         let mut tick = tokio::time::interval(TICK);
         let stop = self.stop.clone();
         let local = Arc::clone(&addresses.borrow_and_update());
-        self.set_local(local).await;
+        self.set_local(local);
         loop {
             self.drive().await;
             let due = self.next_timeout();
@@ -260,7 +261,7 @@ impl Core {
                 Some(event) = engine_events.recv() => self.handle_engine(event).await,
                 Ok(()) = addresses.changed() => {
                     let local = Arc::clone(&addresses.borrow_and_update());
-                    self.set_local(local).await;
+                    self.set_local(local);
                     self.engine.send(engine::Command::NetworkChanged).await;
                 }
                 _ = tick.tick() => self.handle_tick().await,

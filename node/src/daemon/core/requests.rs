@@ -171,7 +171,7 @@ impl Core {
             return self.finish_join(Err(error));
         }
         if let Some((manifest, directory)) = self.state.offered.take() {
-            self.take_keys(&manifest, &directory).await;
+            self.take_keys(&manifest, &directory);
         }
         self.take_registration(&joined.registration).await;
         // What was pushed before the keys counted is asked for again.

@@ -25,6 +25,9 @@ use crate::{
     ipc::error::{ApiError, code},
 };
 
+/// Reflectors asked at once.
+const MAX_REFLECTORS: usize = 4;
+
 /// Everything that hangs on one organisation.
 #[derive(Debug)]
 pub(in crate::daemon) struct Session {
@@ -157,7 +160,7 @@ impl Core {
     }
 
     /// The directory changed: dial by it, and use its bootstraps.
-    pub(super) async fn servers_changed(&mut self) {
+    pub(super) fn servers_changed(&mut self) {
         let Some(session) = &mut self.state.session else {
             return;
         };
@@ -166,47 +169,50 @@ impl Core {
         let Some(directory) = session.rosters.directory() else {
             return;
         };
-        let (org, pool) = (directory.org, directory.pool);
-        let mut bootstraps = Vec::new();
-        for server in &directory.bootstraps {
-            let addrs = resolve(&server.addresses).await;
-            let addrs = addrs
-                .into_iter()
-                .flat_map(|a| [swarm::quic_addr(a), swarm::tcp_addr(a)])
-                .collect();
-            bootstraps.push((peer_id(server.id), addrs));
-        }
-        session
-            .swarm
-            .send(swarm::Command::Bootstraps(bootstraps))
-            .await;
+        let (org, pool, servers) = (directory.org, directory.pool, directory.bootstraps.clone());
+        let swarm = session.swarm.clone();
+        // Names may take seconds to look up, or for ever when the network is down: nobody waits for that here.
+        tokio::spawn(async move {
+            let mut bootstraps = Vec::new();
+            for server in servers {
+                let addrs = resolve(&server.addresses).await.into_iter();
+                let addrs = addrs
+                    .flat_map(|a| [swarm::quic_addr(a), swarm::tcp_addr(a)])
+                    .collect();
+                bootstraps.push((peer_id(server.id), addrs));
+            }
+            swarm.send(swarm::Command::Bootstraps(bootstraps)).await;
+        });
         self.set_overlay(&org, Some(pool));
-        self.ask_reflectors().await;
+        self.ask_reflectors();
     }
 
     /// Asks the bootstraps how they see this node's socket.
-    pub(super) async fn ask_reflectors(&mut self) {
-        let Some(directory) = self
-            .state
-            .session
-            .as_ref()
-            .and_then(|s| s.rosters.directory())
-        else {
+    pub(super) fn ask_reflectors(&self) {
+        let Some(session) = &self.state.session else {
             return;
         };
-        let mut reflectors = Vec::new();
-        for server in directory.bootstraps.iter().take(4) {
-            reflectors.extend(
-                resolve(&server.addresses)
-                    .await
-                    .into_iter()
-                    .filter(|a| self.socket.speaks(a.ip())),
-            );
-        }
-        reflectors.truncate(4);
-        self.engine
-            .send(super::engine::Command::Reflect(reflectors))
-            .await;
+        let Some(directory) = session.rosters.directory() else {
+            return;
+        };
+        let servers = directory
+            .bootstraps
+            .iter()
+            .take(MAX_REFLECTORS)
+            .cloned()
+            .collect::<Vec<_>>();
+        let (engine, socket) = (self.engine.clone(), self.socket.clone());
+        tokio::spawn(async move {
+            let mut reflectors = Vec::new();
+            for server in servers {
+                reflectors.extend(resolve(&server.addresses).await);
+            }
+            reflectors.retain(|a| socket.speaks(a.ip()));
+            reflectors.truncate(MAX_REFLECTORS);
+            engine
+                .send(super::engine::Command::Reflect(reflectors))
+                .await;
+        });
     }
 
     /// Carries out what the login wants, until it wants nothing more.
@@ -248,7 +254,7 @@ impl Core {
 
     /// Now and then: what ages.
     pub(super) async fn handle_tick(&mut self) {
-        self.ask_reflectors().await;
+        self.ask_reflectors();
         self.members_changed().await;
         self.mind_adapter().await;
         tracing::trace!(time = clock::wall().0, "tick");
