@@ -1,0 +1,161 @@
+//! One of each message of the control and mirror streams.
+
+use kanpachi_common::{
+    addr::ipv6_of,
+    wire::{
+        control::{
+            Announce, ClientMessage, DirectoryIs, Held, Hello, InviteMade, Join, Joined,
+            MakeInvite, NameSet, Nonce, PeerOffline, PeerOnline, Pull, Refused, Registration,
+            Removed, SecretIs, ServerMessage, SetName, Welcome, codes,
+        },
+        frame::Frame,
+        mirror::{MirrorReply, MirrorRequest},
+    },
+};
+
+use crate::fixture::*;
+
+fn registration() -> Registration {
+    let (_, private) = halves(2);
+    Registration {
+        ipv4: private.ipv4,
+        ipv6: ipv6_of(&org(), &node(2).node_id()),
+        networks: vec![NETWORK],
+    }
+}
+
+fn held() -> Vec<Held> {
+    vec![Held {
+        network: NETWORK,
+        position: verified5().head().position(),
+        root: roster5().root(),
+    }]
+}
+
+/// Names and frames of what a node sends.
+pub(crate) fn client() -> Vec<(&'static str, Frame)> {
+    let hello = Hello {
+        min_version: 1,
+        max_version: 1,
+        caps: 0,
+        client: "kanpachi 0.1.0".into(),
+        org: org(),
+        tunnel: tunnel_key(2),
+        boot: 7,
+        held: held(),
+        candidates: candidates(),
+        ext: vec![],
+    };
+    let join = Join {
+        token: invite().secret.token(),
+        name: "machine".into(),
+    };
+    let make = MakeInvite {
+        network: NETWORK,
+        uses: Some(1),
+        expires_in: 604_800,
+    };
+    let set = SetName {
+        network: None,
+        name: "lamp".into(),
+    };
+    let announce = Announce {
+        candidates: candidates(),
+    };
+    vec![
+        ("hello", ClientMessage::Hello(hello).frame(0)),
+        ("ping", ClientMessage::Ping(Nonce(42)).frame(0)),
+        ("pong", ClientMessage::Pong(Nonce(42)).frame(0)),
+        ("announce", ClientMessage::Announce(announce).frame(0)),
+        ("pull", ClientMessage::Pull(Pull { held: held() }).frame(1)),
+        ("join", ClientMessage::Join(join).frame(2)),
+        ("make-invite", ClientMessage::MakeInvite(make).frame(3)),
+        ("set-name", ClientMessage::SetName(set).frame(4)),
+    ]
+}
+
+/// Names and frames of what a coordinator sends.
+pub(crate) fn server() -> Vec<(&'static str, Frame)> {
+    let welcome = Welcome {
+        version: 1,
+        caps: 0,
+        manifest: manifest(),
+        directory: directory(),
+        time: ISSUED_AT,
+        registration: Some(registration()),
+        ext: vec![],
+    };
+    let refused = Refused {
+        code: codes::INVITE_USED,
+        message: "the invite was used up".into(),
+        retry_ms: None,
+    };
+    let secret = SecretIs {
+        network: NETWORK,
+        secret: secret(),
+    };
+    let online = PeerOnline {
+        node: node(3).node_id(),
+        candidates: candidates(),
+    };
+    let offline = PeerOffline {
+        node: node(3).node_id(),
+    };
+    let directory = DirectoryIs {
+        manifest: manifest(),
+        directory: directory(),
+    };
+    let joined = Joined {
+        network: NETWORK,
+        network_name: "lan".into(),
+        name: "machine-2".into(),
+        registration: registration(),
+    };
+    let made = InviteMade {
+        link: invite().to_link(),
+        expires_at: ISSUED_AT.plus(604_800),
+    };
+    let names = NameSet {
+        names: vec![(NETWORK, "lamp".into())],
+    };
+    let removed = Removed { network: NETWORK };
+    use ServerMessage as S;
+    vec![
+        ("welcome", S::Welcome(Box::new(welcome)).frame(0)),
+        ("ping", S::Ping(Nonce(43)).frame(0)),
+        ("pong", S::Pong(Nonce(42)).frame(0)),
+        ("refused", S::Refused(refused).frame(2)),
+        ("delta", S::Delta(Box::new(delta())).frame(0)),
+        ("page", S::Page(Box::new(page())).frame(0)),
+        ("secret", S::Secret(secret).frame(0)),
+        ("removed", S::Removed(removed).frame(0)),
+        ("peer-online", S::PeerOnline(online).frame(0)),
+        ("peer-offline", S::PeerOffline(offline).frame(0)),
+        ("directory", S::Directory(Box::new(directory)).frame(0)),
+        ("done", S::Done(Nonce(0)).frame(1)),
+        ("joined", S::Joined(joined).frame(2)),
+        ("invite-made", S::InviteMade(made).frame(3)),
+        ("name-set", S::NameSet(names).frame(4)),
+    ]
+}
+
+/// Names and frames of the mirror stream.
+pub(crate) fn mirror() -> Vec<(&'static str, Frame)> {
+    let refused = MirrorReply::Refused("signed by a key that is not trusted here".into());
+    vec![
+        ("put", MirrorRequest::Put(Box::new(mirrored(true))).frame()),
+        ("get", MirrorRequest::Get(org(), NETWORK).frame()),
+        ("directory", MirrorRequest::Directory(org()).frame()),
+        ("kept", MirrorReply::Kept.frame()),
+        (
+            "older",
+            MirrorReply::Older(Box::new(mirrored(false))).frame(),
+        ),
+        (
+            "found",
+            MirrorReply::Found(Box::new(mirrored(false))).frame(),
+        ),
+        ("unknown", MirrorReply::Unknown.frame()),
+        ("refused", refused.frame()),
+    ]
+}
