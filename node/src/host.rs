@@ -66,11 +66,19 @@ pub async fn run(options: HostOptions, progress: Arc<dyn Progress>) -> anyhow::R
     let stop = CancellationToken::new();
     daemon::stop_on_signals(&stop)?;
     // A mistake of the machine or the command is found before an organisation is made.
-    kanpachi_common::name::check(&options.network).map_err(|e| ApiError::usage(format_args!("--network {:?}: {e}", options.network)))?;
+    kanpachi_common::name::check(&options.network)
+        .map_err(|e| ApiError::usage(format_args!("--network {:?}: {e}", options.network)))?;
     if options.node {
-        Native::default().check_adapter(&options.daemon.interface).map_err(ApiError::from)?;
+        Native::default()
+            .check_adapter(&options.daemon.interface)
+            .map_err(ApiError::from)?;
         if daemon::is_running(&options.daemon.socket) {
-            return Err(ApiError::refused(code::DAEMON_RUNNING, "a daemon is running here already").hint("stop it with: kanpachi down; or host with --no-node").into());
+            return Err(ApiError::refused(
+                code::DAEMON_RUNNING,
+                "a daemon is running here already",
+            )
+            .hint("stop it with: kanpachi down; or host with --no-node")
+            .into());
         }
     }
     let servants = serve(&options, progress.as_ref()).await?;
@@ -80,24 +88,50 @@ pub async fn run(options: HostOptions, progress: Arc<dyn Progress>) -> anyhow::R
     outcome
 }
 
-async fn with_servants(options: &HostOptions, servants: &Servants, progress: &Arc<dyn Progress>, stop: &CancellationToken) -> anyhow::Result<()> {
+async fn with_servants(
+    options: &HostOptions,
+    servants: &Servants,
+    progress: &Arc<dyn Progress>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let service = &servants.service;
     if let Some(why) = service.recovery() {
         progress.warn(why);
     }
-    let network = service.ensure_network(&options.network).await.context("cannot make the network")?;
+    let network = service
+        .ensure_network(&options.network)
+        .await
+        .context("cannot make the network")?;
     // The first to join by it becomes the owner: this machine, or whoever is invited first when it runs no node.
-    let founder = InviteOptions { founder: true, ..InviteOptions::default() };
-    let wanted = if options.node { InviteOptions::default() } else { founder };
-    let invite = service.make_invite(network.network, wanted).await.context("cannot make an invite")?;
-    let listen: Vec<String> = service.addresses().iter().map(ToString::to_string).collect();
+    let founder = InviteOptions {
+        founder: true,
+        ..InviteOptions::default()
+    };
+    let wanted = if options.node {
+        InviteOptions::default()
+    } else {
+        founder
+    };
+    let invite = service
+        .make_invite(network.network, wanted)
+        .await
+        .context("cannot make an invite")?;
+    let listen: Vec<String> = service
+        .addresses()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     if !service.addresses().iter().any(Address::is_public) {
         progress.warn(format_args!(
             "all addresses of the invite are private ({}): machines elsewhere on the Internet will not get here; name a public one with --advertise",
             listen.join(", ")
         ));
     }
-    let reply = HostReply { org: service.org().to_string(), invite: Secret::new(invite.link), listen };
+    let reply = HostReply {
+        org: service.org().to_string(),
+        invite: Secret::new(invite.link),
+        listen,
+    };
     if !options.node {
         progress.ready(&Ready::Host(reply));
         let _ = Native::default().notify_service(crate::platform::ServiceState::Ready);
@@ -106,7 +140,10 @@ async fn with_servants(options: &HostOptions, servants: &Servants, progress: &Ar
             why = servants.bootstrap.ended() => anyhow::bail!("the server ended: {why}"),
         }
     }
-    let own = service.make_invite(network.network, founder).await.context("cannot make an invite")?;
+    let own = service
+        .make_invite(network.network, founder)
+        .await
+        .context("cannot make an invite")?;
     let extra = Extra {
         invite: Some(Invite::parse(&own.link).context("the invite of this machine")?),
         own_coordinator: vec![Address::new("127.0.0.1", servants.port)],
@@ -135,32 +172,67 @@ async fn serve(options: &HostOptions, progress: &dyn Progress) -> anyhow::Result
 
     let port = options.listen.unwrap_or(DEFAULT_PORT);
     let step = progress.step("coordinator, bootstrap and relay");
-    let tcp: Vec<u16> = std::iter::once(port).chain(options.listen_tcp.iter().copied()).collect();
+    let tcp: Vec<u16> = std::iter::once(port)
+        .chain(options.listen_tcp.iter().copied())
+        .collect();
     let bootstrap = bootstrap(options, &org, &dir, port, &tcp).await?;
-    let overlay = [org.signer.pool().prefix(), kanpachi_common::addr::ipv6_prefix(&org.org())];
-    let advertise: Vec<Advertise> =
-        options.advertise.iter().map(|a| Advertise { host: a.host.clone(), port: a.port }).collect();
+    let overlay = [
+        org.signer.pool().prefix(),
+        kanpachi_common::addr::ipv6_prefix(&org.org()),
+    ];
+    let advertise: Vec<Advertise> = options
+        .advertise
+        .iter()
+        .map(|a| Advertise {
+            host: a.host.clone(),
+            port: a.port,
+        })
+        .collect();
     let addresses = addresses::reachable(&advertise, port, &tcp, &overlay);
     let identity: NodeId = org.identity.node_id();
     let store = Arc::new(db.into_store(org.signer.clone()).map_err(store_error)?);
     let setup = Setup {
         store,
-        servers: Servers { addresses: addresses.clone(), bootstraps: vec![Server { id: identity, addresses }] },
+        servers: Servers {
+            addresses: addresses.clone(),
+            bootstraps: vec![Server {
+                id: identity,
+                addresses,
+            }],
+        },
         mirrors: vec![Arc::new(LocalMirror(bootstrap.mirror().clone()))],
         remote: bootstrap.remote_lookup(),
     };
-    let service = Service::start(&org, setup).await.context("cannot start the coordinator")?;
-    service.accept(&mut bootstrap.stream_control()).context("cannot start the coordinator")?;
+    let service = Service::start(&org, setup)
+        .await
+        .context("cannot start the coordinator")?;
+    service
+        .accept(&mut bootstrap.stream_control())
+        .context("cannot start the coordinator")?;
     step.done(format_args!("port {port}, UDP and TCP"));
-    Ok(Servants { bootstrap, service, port })
+    Ok(Servants {
+        bootstrap,
+        service,
+        port,
+    })
 }
 
-async fn bootstrap(options: &HostOptions, org: &Organisation, dir: &Path, port: u16, tcp: &[u16]) -> anyhow::Result<Handle> {
+async fn bootstrap(
+    options: &HostOptions,
+    org: &Organisation,
+    dir: &Path,
+    port: u16,
+    tcp: &[u16],
+) -> anyhow::Result<Handle> {
     let mut config = BootstrapConfig::new(keypair_from_seed(&org.identity.seed()), org.org());
     config.state_dir = Some(dir.to_owned());
     config.listen = port;
     config.listen_tcp = tcp.to_vec();
-    config.advertise = options.advertise.iter().map(|a| Address::new(a.host.clone(), a.port.unwrap_or(port))).collect();
+    config.advertise = options
+        .advertise
+        .iter()
+        .map(|a| Address::new(a.host.clone(), a.port.unwrap_or(port)))
+        .collect();
     Ok(Bootstrap::start(config).await.map_err(start_error)?)
 }
 

@@ -1,11 +1,11 @@
 //! Kanpachi on every machine: the I/O shells of the node and its command line. The protocol itself is in
 //! `kanpachi-proto`.
 
-pub mod dataplane;
-pub mod platform;
 pub mod cli;
 pub mod daemon;
+pub mod dataplane;
 #[cfg(feature = "host")]
 pub mod host;
 pub mod ipc;
 pub mod options;
+pub mod platform;
