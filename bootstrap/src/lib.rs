@@ -5,6 +5,7 @@
 //! roster's private halves and no peer record; it judges by signatures and public halves only.
 
 mod behaviour;
+pub mod cli;
 mod config;
 mod error;
 mod handle;

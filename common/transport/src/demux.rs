@@ -115,9 +115,9 @@ impl SharedSocket {
                     }
                     Err(panic) => Err(Failure::Panic(panic)),
                 };
+                // QUIC ends when its packets will never come again. After an orderly stop it may still say goodbye.
+                socket.queue().set_dead(result.is_err());
                 *outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-                // Nobody waits for packets that nobody reads.
-                socket.queue().set_dead(true);
                 end.send_replace(true);
             })?;
         Ok(Reader {

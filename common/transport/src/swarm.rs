@@ -1,6 +1,11 @@
 //! The whole stack as one transport: QUIC on the shared socket, TCP with Noise and Yamux, circuits over relays.
 
-use std::{error::Error as StdError, fmt, io, time::Duration};
+use std::{
+    error::Error as StdError,
+    fmt, io,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use futures::StreamExt;
 use libp2p::{
@@ -132,13 +137,17 @@ pub fn swarm<B: NetworkBehaviour>(options: Options, behaviour: B) -> Result<Swar
     Ok(Swarm::new(transport(options)?, behaviour, peer, config))
 }
 
-/// The multiaddrs to listen on for all addresses of this machine: QUIC on the socket's port, TCP on the others.
+/// The multiaddrs to listen on: QUIC on the socket's port, TCP on the others. On all addresses of this machine, or
+/// on the one that the socket is bound to.
 #[must_use]
 pub fn listen_addresses(socket: &SharedSocket, tcp_ports: &[u16]) -> Vec<Multiaddr> {
-    let mut any = vec![Protocol::Ip4([0; 4].into())];
-    if socket.local_addr().is_ipv6() {
-        any.push(Protocol::Ip6([0; 16].into()));
-    }
+    let any = match socket.local_addr().ip() {
+        IpAddr::V4(ip) => vec![Protocol::Ip4(ip)],
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            vec![Protocol::Ip4(Ipv4Addr::UNSPECIFIED), Protocol::Ip6(ip)]
+        }
+        IpAddr::V6(ip) => vec![Protocol::Ip6(ip)],
+    };
     let quic = any.iter().map(|ip| {
         Multiaddr::from(ip.clone())
             .with(Protocol::Udp(socket.port()))

@@ -262,7 +262,14 @@ impl Transport for QuicTransport {
             let text = format!("QUIC is on UDP port {port}, {addr} is not");
             return Err(Error::Io(io::Error::new(kind, text)).into());
         }
-        let listener = Listener::new(id, wanted.ip(), port).map_err(Error::from)?;
+        // "All addresses" of a socket that has only one is that one.
+        let bound = self.socket.local_addr().ip();
+        let ip = if wanted.ip().is_unspecified() && !bound.is_unspecified() {
+            bound
+        } else {
+            wanted.ip()
+        };
+        let listener = Listener::new(id, ip, port).map_err(Error::from)?;
         if let Some(listen_addr) = listener.fixed() {
             self.events.push_back(TransportEvent::NewAddress {
                 listener_id: id,
