@@ -9,6 +9,7 @@
 mod intent;
 mod limits;
 mod presence;
+mod replies;
 mod requests;
 mod session;
 mod sync;
@@ -26,7 +27,9 @@ use kanpachi_common::{
     NetworkId, NodeId, OrgId, Pool, Signed, UnixTime,
     org::{Address, Directory, Manifest},
     wire::{
-        control::{DirectoryIs, MISSED_PINGS, Nonce, PING_MS, Refused, ServerMessage, codes},
+        control::{
+            DirectoryIs, MAX_TEXT, MISSED_PINGS, Nonce, PING_MS, Refused, ServerMessage, codes,
+        },
         frame::Frame,
     },
 };
@@ -345,7 +348,7 @@ impl Core {
     fn refuse(&mut self, id: SessionId, request: u64, code: u16, text: &str, retry: Option<u64>) {
         let message = ServerMessage::Refused(Refused {
             code,
-            message: text.chars().take(MAX_REASON).collect(),
+            message: text[..text.floor_char_boundary(MAX_TEXT)].to_owned(),
             retry_ms: retry,
         });
         self.send(id, request, &message);
@@ -404,7 +407,5 @@ impl Core {
     }
 }
 
-/// Longest sentence that is sent with a refusal, in characters; in bytes at most four times as many.
-const MAX_REASON: usize = kanpachi_common::wire::control::MAX_TEXT / 4;
 /// How long a guest that was sent away should wait, in milliseconds.
 const GUEST_MS: u64 = 60_000;

@@ -1,18 +1,17 @@
-//! Requests: checked, made into intents, answered from outcomes.
+//! Requests: checked, and made into intents.
 
 use std::time::Duration;
 
 use kanpachi_common::{
     MemberId, NetworkId, UnixTime,
     cbor::DecodeError,
-    invite::{self, Invite, InviteSecret},
+    invite::{self, InviteSecret},
     name,
     time::DAY,
     wire::{
         self,
         control::{
-            ClientMessage, Held, Hello, InviteMade, Join, Joined, MakeInvite, NameSet, Nonce, Pull,
-            ServerMessage, SetName, Welcome, codes,
+            ClientMessage, Held, Hello, Join, MakeInvite, Pull, ServerMessage, SetName, codes,
         },
         frame::Frame,
     },
@@ -20,19 +19,14 @@ use kanpachi_common::{
 use rand_core::Rng as _;
 
 use super::{
-    Core, Event, Intent, IntentId, Now, Outcome, SessionId,
+    Core, Event, Intent, Now, SessionId,
     limits::source,
     session::{CHATTER, MAX_WAITING, Phase},
 };
-use crate::store::{
-    self, InviteStored, JoinNetwork, JoinedNetwork, LoggedIn, Login, NamesSet, NewInvite, Refusal,
-    StoreError,
-};
+use crate::store::{self, JoinNetwork, Login, NewInvite};
 
 /// Longest life of an invite, in seconds.
 const MAX_INVITE_LIFE: u64 = 366 * DAY;
-/// When to come back after a failure of the store, in milliseconds.
-const STORE_RETRY_MS: u64 = 5_000;
 
 /// What an intent was for.
 #[derive(Debug)]
@@ -47,9 +41,9 @@ pub(super) enum Purpose {
 /// An invite whose hash is being stored.
 #[derive(Debug)]
 pub(super) struct PendingInvite {
-    secret: InviteSecret,
-    network: NetworkId,
-    expires_at: UnixTime,
+    pub(super) secret: InviteSecret,
+    pub(super) network: NetworkId,
+    pub(super) expires_at: UnixTime,
 }
 
 impl Core {
@@ -269,212 +263,6 @@ impl Core {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.waiting += 1;
         }
-    }
-
-    /// The store answered.
-    pub fn handle_outcome(
-        &mut self,
-        intent: IntentId,
-        outcome: Result<Outcome, StoreError>,
-        now: Now,
-    ) {
-        let Some(purpose) = self.waiting.remove(&intent) else {
-            return;
-        };
-        if let Err(error) = &outcome
-            && !matches!(error, StoreError::Refused(_))
-        {
-            self.event(Event::StoreFailed(error.clone()));
-        }
-        if let Purpose::Join(id, _) | Purpose::Invite(id, ..) | Purpose::SetName(id, _) = &purpose
-            && let Some(session) = self.sessions.get_mut(id)
-        {
-            session.waiting = session.waiting.saturating_sub(1);
-        }
-        match (purpose, outcome) {
-            (Purpose::Hello(id, request), Ok(Outcome::Login(login))) => {
-                self.welcome(id, request, login, now);
-            }
-            (Purpose::Hello(id, _), Err(error)) => {
-                let (code, retry) = code_of(&error);
-                self.refuse_and_close(id, code, &error.to_string(), retry);
-            }
-            (Purpose::Join(id, request), Ok(Outcome::Join(joined))) => {
-                self.joined(id, request, joined);
-            }
-            (Purpose::Join(id, request), Err(error)) => self.join_failed(id, request, &error),
-            (Purpose::Invite(id, request, invite), Ok(Outcome::Invite(stored))) => {
-                self.invite_made(id, request, *invite, stored);
-            }
-            (Purpose::SetName(id, request), Ok(Outcome::SetName(set))) => {
-                self.name_set(id, request, set);
-            }
-            (Purpose::Invite(id, request, _) | Purpose::SetName(id, request), Err(error)) => {
-                self.refuse_store(id, request, &error);
-            }
-            (Purpose::Sync(network, asked), Ok(Outcome::Changes(changes))) => {
-                self.synced(network, &asked, *changes);
-            }
-            (Purpose::Sync(network, _), Err(error)) => self.sync_failed(network, &error),
-            // An outcome of another kind than the intent: the shell mixed them up. Nobody is told anything.
-            (_, Ok(_)) => {}
-        }
-        self.settle();
-    }
-
-    fn refuse_store(&mut self, id: SessionId, request: u64, error: &StoreError) {
-        let (code, retry) = code_of(error);
-        self.refuse(id, request, code, &error.to_string(), retry);
-    }
-
-    fn welcome(&mut self, id: SessionId, request: u64, login: LoggedIn, now: Now) {
-        for network in login.changed {
-            self.changed(network);
-        }
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        let node = session.node;
-        let welcome = Welcome {
-            version: wire::MAX_VERSION,
-            caps: 0,
-            manifest: self.config.manifest.clone(),
-            directory: self.config.directory.clone(),
-            time: now.wall,
-            registration: login.registration.clone(),
-            ext: vec![],
-        };
-        session.phase = Phase::Guest;
-        session.done.push(request);
-        self.send(id, request, &ServerMessage::Welcome(Box::new(welcome)));
-        if let Some(registration) = login.registration {
-            self.enter(id, &registration.networks);
-            self.event(Event::LoggedIn(node));
-        }
-        if let Some(session) = self.sessions.get_mut(&id) {
-            let claimed = std::mem::take(&mut session.claimed);
-            self.claim(id, claimed);
-        }
-        self.sync_all(id);
-    }
-
-    /// The session speaks for its node from here on; an older one is sent away without the others noticing.
-    pub(super) fn enter(&mut self, id: SessionId, networks: &[NetworkId]) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        session.phase = Phase::Member;
-        let node = session.node;
-        for network in networks {
-            session
-                .networks
-                .entry(*network)
-                .or_insert_with(|| super::sync::nothing(*network));
-        }
-        if let Some(old) = self.online.insert(node, id)
-            && old != id
-        {
-            let text = "this machine logged in again from elsewhere";
-            self.refuse_and_close(old, codes::REPLACED, text, None);
-        }
-    }
-
-    fn joined(&mut self, id: SessionId, request: u64, joined: JoinedNetwork) {
-        for network in &joined.changed {
-            self.changed(*network);
-        }
-        let Some(session) = self.sessions.get(&id) else {
-            return;
-        };
-        let (node, from) = (session.node, session.remote.ip.map(source));
-        let newcomer = session.phase == Phase::Guest;
-        self.joins_of_node.give_back(node);
-        if let Some(ip) = from {
-            self.joins_of_source.give_back(ip);
-        }
-        let networks = joined.registration.networks.clone();
-        let network = joined.network;
-        let message = Joined {
-            network,
-            network_name: joined.network_name,
-            name: joined.name,
-            registration: joined.registration,
-        };
-        self.send(id, request, &ServerMessage::Joined(message));
-        if newcomer {
-            self.enter(id, &networks);
-            self.event(Event::LoggedIn(node));
-        } else if let Some(session) = self.sessions.get_mut(&id) {
-            session
-                .networks
-                .entry(network)
-                .or_insert_with(|| super::sync::nothing(network));
-        }
-        self.sync_all(id);
-    }
-
-    fn join_failed(&mut self, id: SessionId, request: u64, error: &StoreError) {
-        if let StoreError::Refused(Refusal::InviteUnknown) = error
-            && let Some(session) = self.sessions.get(&id)
-        {
-            let guess = Event::Guess(session.node, session.remote.ip);
-            self.event(guess);
-        }
-        self.refuse_store(id, request, error);
-    }
-
-    fn invite_made(
-        &mut self,
-        id: SessionId,
-        request: u64,
-        pending: PendingInvite,
-        stored: InviteStored,
-    ) {
-        let link = Invite {
-            org: self.config.org,
-            network: pending.network,
-            floor: stored.floor,
-            secret: pending.secret,
-            addresses: self.config.addresses.clone(),
-            name: stored.network_name,
-        }
-        .to_link();
-        let made = InviteMade {
-            link,
-            expires_at: pending.expires_at,
-        };
-        self.send(id, request, &ServerMessage::InviteMade(made));
-    }
-
-    fn name_set(&mut self, id: SessionId, request: u64, set: NamesSet) {
-        for network in &set.changed {
-            self.changed(*network);
-        }
-        let message = ServerMessage::NameSet(NameSet { names: set.names });
-        self.send(id, request, &message);
-    }
-
-    pub(super) fn done(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        if session.unsynced.is_empty() {
-            for request in std::mem::take(&mut session.done) {
-                self.send(id, request, &ServerMessage::Done(Nonce(request)));
-            }
-        }
-    }
-
-    pub(super) fn event(&mut self, event: Event) {
-        self.outputs.push_back(super::Output::Event(event));
-    }
-}
-
-/// Code and wait of a refusal by the store.
-fn code_of(error: &StoreError) -> (u16, Option<u64>) {
-    match error {
-        StoreError::Refused(refusal) => (refusal.code(), None),
-        _ => (codes::STORE, Some(STORE_RETRY_MS)),
     }
 }
 

@@ -30,8 +30,9 @@ use crate::{
     store::{Result as StoreResult, Store},
 };
 
-/// How long one question may take.
-const ANSWER: Duration = Duration::from_secs(5);
+/// How long one question may take, connecting included. A coordinator that starts waits for so long when a mirror
+/// is down, and its members wait with it.
+const ANSWER: Duration = Duration::from_secs(3);
 /// Time between two attempts at one question.
 const RETRY: Duration = Duration::from_millis(250);
 /// Mirrors that were not reachable hear everything again after this time.
@@ -142,25 +143,43 @@ pub(super) async fn compare(
     if mirrors.is_empty() {
         return Ok(compared);
     }
-    let org = manifest.org();
-    let mut questions = vec![MirrorRequest::Directory(org)];
-    for network in store.networks().await? {
-        questions.push(MirrorRequest::Get(org, network.network));
-    }
-    let asked = mirrors
-        .iter()
-        .flat_map(|mirror| questions.iter().map(move |q| mirror.ask(q.clone())));
-    for reply in join_all(asked).await {
-        match reply {
-            Ok(MirrorReply::Found(found) | MirrorReply::Older(found)) => {
-                judge(&mut compared, manifest, store, &found).await?;
+    let networks = store.networks().await?;
+    let networks: Vec<NetworkId> = networks.iter().map(|n| n.network).collect();
+    let asked = mirrors.iter().map(|m| recall(&**m, manifest, &networks));
+    for recalled in join_all(asked).await {
+        match recalled {
+            Ok(found) => {
+                for found in found {
+                    judge(&mut compared, manifest, store, &found).await?;
+                }
             }
-            Ok(MirrorReply::Kept | MirrorReply::Unknown) => {}
-            Ok(MirrorReply::Refused(why)) => tracing::warn!("a mirror refused: {why}"),
             Err(error) => tracing::warn!(%error, "a mirror cannot be compared with"),
         }
     }
     Ok(compared)
+}
+
+/// Everything that one mirror has of the organisation.
+async fn recall(
+    mirror: &dyn Mirror,
+    manifest: &Verified<Manifest>,
+    networks: &[NetworkId],
+) -> Result<Vec<Box<Mirrored>>, MirrorError> {
+    let org = manifest.org();
+    // One question first: a mirror that is down is waited for once.
+    let first = mirror.ask(MirrorRequest::Directory(org)).await?;
+    let others = networks
+        .iter()
+        .map(|n| mirror.ask(MirrorRequest::Get(org, *n)));
+    let mut all = Vec::new();
+    for reply in std::iter::once(Ok(first)).chain(join_all(others).await) {
+        match reply? {
+            MirrorReply::Found(found) | MirrorReply::Older(found) => all.push(found),
+            MirrorReply::Kept | MirrorReply::Unknown => {}
+            MirrorReply::Refused(why) => return Err(MirrorError(why)),
+        }
+    }
+    Ok(all)
 }
 
 /// Compares what one mirror showed. Only what carries valid signatures counts.

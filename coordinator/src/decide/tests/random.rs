@@ -272,7 +272,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn everybody_ends_up_knowing_the_same(ops in prop::collection::vec(op(), 1..60)) {

@@ -196,7 +196,7 @@ fn a_failing_store_is_said_and_nothing_is_invented() {
     let id = lab.login(2, vec![]);
     let (_, refused) = lab.refusal(id);
     assert_eq!(refused.code, codes::STORE);
-    assert!(refused.message.contains("disk is full") && refused.retry_ms.is_some());
+    assert!(refused.message.contains("full") && refused.retry_ms.is_some());
     // A pull while the store fails is answered by nothing, and by everything when it works again.
     lab.say(member, 9, &ClientMessage::Pull(Pull { held: vec![] }));
     assert!(lab.read(member).is_empty());
