@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -71,6 +71,11 @@ impl Node {
             .args([OsString::from("--socket"), self.socket.clone().into()])
             .args(["--interface", self.interface.as_str()])
             .args(args)
+    }
+
+    /// Where the output of its processes is captured.
+    pub fn logs(&self) -> &Path {
+        &self.logs
     }
 
     /// Runs a command to its end, whatever that is.

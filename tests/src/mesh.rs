@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::client::{Node, Overlay};
+use crate::client::{COORDINATOR_PORT, Node, Overlay, READY};
 use crate::lab::{Host, Lab, Segment};
-use crate::process::Process;
+use crate::process::{OnHost, Process, binary};
 use crate::traffic::ping;
 use crate::wait::eventually;
 
@@ -20,37 +20,101 @@ pub const FIRST_PING: Duration = Duration::from_secs(5);
 /// How long a path may take to become direct.
 pub const DIRECT: Duration = Duration::from_secs(15);
 
-/// What runs `kanpachi host` on the public segment.
+/// What the organisation hangs on: `kanpachi host`, or a coordinator of its own, on the public segment.
 #[derive(Debug)]
 pub struct Hub {
+    /// Its host and state directory; commands to its node only if it runs one.
     pub node: Node,
     pub process: Process,
     /// The JSON line that it printed.
     pub ready: Value,
-    arguments: Vec<String>,
+    launch: Launch,
+}
+
+/// How a hub is started, and started again.
+#[derive(Debug, Clone)]
+enum Launch {
+    /// `kanpachi host` with these arguments.
+    Host(Vec<String>),
+    /// `kanpachi-coordinator serve`, with the bootstrap that it names.
+    Coordinator { bootstrap: String },
+}
+
+impl Launch {
+    fn start(&self, node: &Node) -> Result<(Process, Value)> {
+        match self {
+            Self::Host(arguments) => {
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                node.host(&arguments)
+            }
+            Self::Coordinator { bootstrap } => {
+                let program = binary("kanpachi-coordinator")?;
+                let serve = OnHost::new(&node.host, &program)
+                    .args(["serve", "--json", "--bootstrap", bootstrap, "--state-dir"])
+                    .args([&node.state_dir]);
+                let mut process = serve.start(node.logs(), &node.host.name)?;
+                let ready = process.expect_json(READY, "invite")?;
+                Ok((process, ready))
+            }
+        }
+    }
+
+    fn has_node(&self) -> bool {
+        matches!(self, Self::Host(arguments) if !arguments.iter().any(|argument| argument == "--no-node"))
+    }
 }
 
 impl Hub {
     /// Starts `kanpachi host` with these arguments on a public host.
     pub fn start(lab: &Lab, host: &Host, arguments: &[&str]) -> Result<Self> {
-        let node = Node::new(lab, host)?;
-        let (process, ready) = node.host(arguments)?;
         let arguments = arguments
             .iter()
             .map(|argument| (*argument).to_owned())
             .collect();
+        Self::launch(Node::new(lab, host)?, Launch::Host(arguments))
+    }
+
+    /// Starts `kanpachi-coordinator` and, on a public host of its own, `kanpachi-bootstrap`, which is returned too.
+    pub fn start_separate(lab: &mut Lab) -> Result<(Self, Process)> {
+        let (hub, beside) = (lab.public_host("hub")?, lab.public_host("bootstrap")?);
+        let node = Node::new(lab, &hub)?;
+        let init = OnHost::new(&hub, &binary("kanpachi-coordinator")?);
+        let init = init
+            .args(["init", "--json", "--state-dir"])
+            .args([&node.state_dir])
+            .output("")?
+            .json()?;
+        let org = init["org"].as_str().context("no organisation")?.to_owned();
+        let serve = OnHost::new(&beside, &binary("kanpachi-bootstrap")?);
+        let serve = serve.args(["serve", "--json", "--org", &org, "--state-dir"]);
+        let mut bootstrap = serve
+            .args([lab.directory().join("bootstrap")])
+            .start(lab.directory(), "bootstrap")?;
+        let ready = bootstrap.expect_json(READY, "id")?;
+        let id = ready["id"].as_str().context("no id")?;
+        let bootstrap_at = format!("{}:{COORDINATOR_PORT}/{id}", beside.v4);
+        let hub = Self::launch(
+            node,
+            Launch::Coordinator {
+                bootstrap: bootstrap_at,
+            },
+        )?;
+        Ok((hub, bootstrap))
+    }
+
+    fn launch(node: Node, launch: Launch) -> Result<Self> {
+        let (process, ready) = launch.start(&node)?;
         Ok(Self {
             node,
             process,
             ready,
-            arguments,
+            launch,
         })
     }
 
     /// Starts it again in the same state directory, after it was ended.
     pub fn start_again(&mut self) -> Result<()> {
-        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
-        (self.process, self.ready) = self.node.host(&arguments)?;
+        (self.process, self.ready) = self.launch.start(&self.node)?;
         Ok(())
     }
 
@@ -115,6 +179,15 @@ impl Mesh {
     ) -> Result<Self> {
         let host = lab.public_host("hub")?;
         let hub = Hub::start(lab, &host, arguments)?;
+        Self::around(lab, hub, adjust)
+    }
+
+    /// The three [`NAMES`] around a hub that runs.
+    pub fn around(
+        lab: &mut Lab,
+        hub: Hub,
+        adjust: impl Fn(&str, Node) -> Result<Node>,
+    ) -> Result<Self> {
         let mut mesh = Self {
             hub,
             members: Vec::new(),
@@ -141,15 +214,7 @@ impl Mesh {
     pub fn fresh_invite(&self) -> Result<String> {
         match self.members.first() {
             None => Ok(self.hub.invite()?.to_owned()),
-            Some(_)
-                if !self
-                    .hub
-                    .arguments
-                    .iter()
-                    .any(|argument| argument == "--no-node") =>
-            {
-                self.hub.node.invite(NETWORK, &[])
-            }
+            Some(_) if self.hub.launch.has_node() => self.hub.node.invite(NETWORK, &[]),
             Some(owner) => owner.node.invite(NETWORK, &[]),
         }
     }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use kanpachi_tests::lab::{Lab, run};
-use kanpachi_tests::mesh::{DIRECT, Mesh, tunnel_state};
+use kanpachi_tests::lab::run;
+use kanpachi_tests::mesh::{DIRECT, Hub, Mesh, tunnel_state};
 use kanpachi_tests::note;
 use kanpachi_tests::traffic::tcp::{Payload, Transfer};
 use kanpachi_tests::wait::eventually;
@@ -18,16 +18,25 @@ const LONGEST_GAP: Duration = Duration::from_millis(900);
 
 #[test]
 fn a_killed_host_that_was_everything_does_not_cut_a_transfer() {
-    run("show3-host", |lab| outage(lab, &[]));
+    run("show3-host", |lab| outage(Mesh::three(lab, &[])?));
 }
 
 #[test]
 fn a_killed_host_without_a_node_does_not_cut_a_transfer() {
-    run("show3-no-node", |lab| outage(lab, &["--no-node"]));
+    run("show3-no-node", |lab| {
+        outage(Mesh::three(lab, &["--no-node"])?)
+    });
 }
 
-fn outage(lab: &mut Lab, hub_arguments: &[&str]) -> Result<()> {
-    let mut mesh = Mesh::three(lab, hub_arguments)?;
+#[test]
+fn a_killed_coordinator_beside_a_bootstrap_does_not_cut_a_transfer() {
+    run("show3-coordinator", |lab| {
+        let (hub, _bootstrap) = Hub::start_separate(lab)?;
+        outage(Mesh::around(lab, hub, |_, node| Ok(node))?)
+    });
+}
+
+fn outage(mut mesh: Mesh) -> Result<()> {
     mesh.wait_until_logged_in(BACK)?;
     let (alice, bob) = (mesh.member("alice")?, mesh.member("bob")?);
     alice.node.wait_for_path(bob.name(), "direct", DIRECT)?;

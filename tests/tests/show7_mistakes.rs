@@ -369,7 +369,7 @@ fn disk_full() {
         let expected = Complaint {
             exit: 1,
             code: "disk_full",
-            words: &["room"],
+            words: &["full"],
         };
         for leave_kib in [0, 4, 16] {
             disk.fill(leave_kib)?;
@@ -384,7 +384,7 @@ fn disk_full() {
         disk.clear()?;
         match outcome {
             Ok(process) => drop(process),
-            Err(error) => ensure!(format!("{error:#}").contains("room"), "{error:#}"),
+            Err(error) => ensure!(format!("{error:#}").contains("full"), "{error:#}"),
         }
         comes_back(&alice, &overlay)
     });
