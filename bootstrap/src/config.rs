@@ -24,7 +24,7 @@ pub struct Config {
     pub listen_ip: Option<IpAddr>,
     /// UDP port, 0 for a free one.
     pub listen: u16,
-    /// TCP ports, none for no TCP.
+    /// TCP ports, none for no TCP, 0 for the number that UDP has.
     pub listen_tcp: Vec<u16>,
     /// Where the world reaches it. Without any, the addresses of this machine are told.
     pub advertise: Vec<Address>,

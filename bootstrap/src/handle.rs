@@ -56,6 +56,9 @@ impl Shared {
     }
 }
 
+/// Says under which address a connected peer is seen.
+pub type RemoteLookup = Arc<dyn Fn(&PeerId) -> Option<Multiaddr> + Send + Sync>;
+
 /// The bootstrap as a service.
 #[derive(Debug)]
 pub struct Bootstrap;
@@ -188,7 +191,13 @@ fn listen_all(
     config: &Config,
     socket: &SharedSocket,
 ) -> Result<(), StartError> {
-    for addr in listen_addresses(socket, &config.listen_tcp) {
+    // A free port means the same free port for both: what it prints is one address.
+    let ports: Vec<u16> = config
+        .listen_tcp
+        .iter()
+        .map(|port| if *port == 0 { socket.port() } else { *port })
+        .collect();
+    for addr in listen_addresses(socket, &ports) {
         let tcp = addr.iter().find_map(|part| match part {
             Protocol::Tcp(port) => Some(port),
             _ => None,
@@ -259,7 +268,7 @@ impl Handle {
 
     /// [`Handle::remote_address`] for somebody who outlives the borrow: the coordinator in the same process.
     #[must_use]
-    pub fn remote_lookup(&self) -> Arc<dyn Fn(&PeerId) -> Option<Multiaddr> + Send + Sync> {
+    pub fn remote_lookup(&self) -> RemoteLookup {
         let shared = Arc::clone(&self.shared);
         Arc::new(move |peer| shared.remote_address(peer))
     }

@@ -17,6 +17,6 @@ pub mod state_dir;
 
 pub use config::{Config, DEFAULT_PORT};
 pub use error::StartError;
-pub use handle::{Bootstrap, Handle};
+pub use handle::{Bootstrap, Handle, RemoteLookup};
 pub use mirror::Mirror;
 pub use policy::{RecordPolicy, SignedRecords};

@@ -172,12 +172,13 @@ impl Server {
                 ..
             })) => self.on_identify(peer_id, &info),
             SwarmEvent::Behaviour(BehaviourEvent::Kad(kad::Event::InboundRequest {
-                request: InboundRequest::PutRecord { source, record, .. },
-            })) => {
-                if let Some(record) = record {
-                    self.on_record(source, record);
-                }
-            }
+                request:
+                    InboundRequest::PutRecord {
+                        source,
+                        record: Some(record),
+                        ..
+                    },
+            })) => self.on_record(source, record),
             SwarmEvent::NewListenAddr { address, .. } => self.on_listening(&address),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.on_not_listening(&address),
             SwarmEvent::ListenerClosed { addresses, .. } => {

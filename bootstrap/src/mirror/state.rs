@@ -205,18 +205,17 @@ impl State {
     ) -> Result<bool, Stop> {
         let head = Head::verify(&roster.head, manifest)
             .map_err(|e| Stop::Refused(format!("the head is not valid: {e}")))?;
-        match self.networks.get(&head.network) {
-            Some(held) => {
-                if !newer_head(&head, &held.head)? {
-                    return Ok(false);
-                }
-            }
-            None if self.networks.len() >= MAX_NETWORKS => {
+        let newer = match self.networks.get(&head.network) {
+            Some(held) => newer_head(&head, &held.head)?,
+            None if self.networks.len() < MAX_NETWORKS => true,
+            None => {
                 return Err(Stop::Refused(
                     "this bootstrap mirrors as many networks as it can".to_owned(),
                 ));
             }
-            None => {}
+        };
+        if !newer {
+            return Ok(false);
         }
         let members = roster
             .verify(&head)

@@ -162,3 +162,56 @@ fn a_full_buffer_is_reported_and_empties() {
     }
     assert!(sender.wait_writable(Duration::from_secs(5)).unwrap());
 }
+
+/// Runs the work in a network namespace of its own whose loopback has this MTU; without the right to make one it
+/// is passed over.
+fn with_mtu(mtu: u16, work: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
+            return;
+        }
+        let up = std::process::Command::new("ip")
+            .args(["link", "set", "lo", "mtu", &mtu.to_string(), "up"])
+            .status();
+        assert!(up.unwrap().success());
+        work();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn a_route_that_refuses_batches_costs_no_other_route_its_batches() {
+    with_mtu(1300, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (sender, receiver) = pair();
+            let inbox = Inbox::default();
+            let _reader = receiver.spawn_reader(inbox.clone()).unwrap();
+            let here = loopback(&receiver);
+            // Four datagrams that do not fit the route and a last one that does.
+            let data = vec![1; 4 * 1400 + 500];
+            let error = sender.send(here, &data, Some(1400)).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+            eventually("the short one", || inbox.len() == 1).await;
+            assert_eq!(inbox.take()[0].1.len(), 500);
+            let counters = sender.counters();
+            assert_eq!(counters.gso_refused.load(Ordering::Relaxed), 1);
+            assert_eq!(counters.send_errors.load(Ordering::Relaxed), 4);
+
+            // The same destination goes one by one for a while, another one in batches at once.
+            let fits = vec![1; 10 * 1200];
+            sender.send(here, &fits, Some(1200)).unwrap();
+            eventually("ten datagrams", || inbox.len() == 10).await;
+            assert_eq!(counters.batches.load(Ordering::Relaxed), 0);
+            let other = ([127, 0, 0, 2], receiver.port()).into();
+            sender.send(other, &fits, Some(1200)).unwrap();
+            eventually("twenty datagrams", || inbox.len() == 20).await;
+            assert_eq!(counters.batches.load(Ordering::Relaxed), 1);
+        });
+    });
+}
