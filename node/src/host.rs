@@ -17,7 +17,7 @@ use kanpachi_common::{
 use kanpachi_coordinator::{
     addresses::{self, Advertise},
     clock,
-    org::{OrgError, Organisation},
+    org::{OrgError, Organisation, RecoveryPhrase},
     service::{InviteOptions, Mirror as CoordinatorMirror, MirrorError, Servers, Service, Setup},
     store::{StoreError, sqlite::Database},
 };
@@ -32,7 +32,7 @@ use crate::{
         error::{ApiError, ExitCode, code},
     },
     options::HostOptions,
-    platform::{Native, Platform as _},
+    platform::{Native, Platform as _, ServiceState},
 };
 
 /// The port of coordinator, bootstrap and relay together unless told otherwise, UDP and TCP.
@@ -94,15 +94,62 @@ async fn with_servants(
     progress: &Arc<dyn Progress>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let service = &servants.service;
-    if let Some(why) = service.recovery() {
-        progress.warn(why);
+    let (extra, ready) = match servants.service.recovery() {
+        None => open_doors(options, servants, progress.as_ref()).await?,
+        Some(why) => {
+            // Nothing is signed, so nobody is invited; the members that are there go on.
+            progress.warn(why);
+            (Extra::default(), None)
+        }
+    };
+    let server_ended = async {
+        let why = servants.bootstrap.ended().await;
+        Err(anyhow::anyhow!("the server ended: {why}"))
+    };
+    if !options.node {
+        if let Some(ready) = &ready {
+            progress.ready(ready);
+        }
+        let _ = Native::default().notify_service(ServiceState::Ready);
+        return tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            ended = server_ended => ended,
+        };
     }
+    let extra = Extra {
+        ready,
+        own_coordinator: vec![Address::new("127.0.0.1", servants.port)],
+        ..extra
+    };
+    let node = daemon::run_until(
+        options.daemon.clone(),
+        extra,
+        Arc::clone(progress),
+        stop.clone(),
+    );
+    tokio::pin!(node);
+    tokio::select! {
+        outcome = &mut node => outcome,
+        ended = server_ended => {
+            // The node takes its adapter and routes away before this ends.
+            stop.cancel();
+            node.await.and(ended)
+        }
+    }
+}
+
+/// The network, an invite to print, and one for the node of this machine.
+async fn open_doors(
+    options: &HostOptions,
+    servants: &Servants,
+    progress: &dyn Progress,
+) -> anyhow::Result<(Extra, Option<Ready>)> {
+    let service = &servants.service;
     let network = service
         .ensure_network(&options.network)
         .await
         .context("cannot make the network")?;
-    // The first to join by it becomes the owner: this machine, or whoever is invited first when it runs no node.
+    // Whoever joins first by it becomes the owner: this machine, or whoever is invited first when it runs no node.
     let founder = InviteOptions {
         founder: true,
         ..InviteOptions::default()
@@ -127,35 +174,27 @@ async fn with_servants(
             listen.join(", ")
         ));
     }
-    let reply = HostReply {
-        org: service.org().to_string(),
+    let org = service.org().to_string();
+    let ready = Ready::Host(HostReply {
+        org,
         invite: Secret::new(invite.link),
         listen,
-    };
+    });
     if !options.node {
-        progress.ready(&Ready::Host(reply));
-        let _ = Native::default().notify_service(crate::platform::ServiceState::Ready);
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            why = servants.bootstrap.ended() => anyhow::bail!("the server ended: {why}"),
-        }
+        return Ok((Extra::default(), Some(ready)));
     }
     let own = service
         .make_invite(network.network, founder)
         .await
         .context("cannot make an invite")?;
-    let extra = Extra {
-        invite: Some(Invite::parse(&own.link).context("the invite of this machine")?),
-        own_coordinator: vec![Address::new("127.0.0.1", servants.port)],
-        ready: Some(Ready::Host(reply)),
-    };
-    tokio::select! {
-        outcome = daemon::run_until(options.daemon.clone(), extra, Arc::clone(progress), stop.clone()) => outcome,
-        why = servants.bootstrap.ended() => {
-            stop.cancel();
-            Err(anyhow::anyhow!("the server ended: {why}"))
-        }
-    }
+    let invite = Some(Invite::parse(&own.link).context("the invite of this machine")?);
+    Ok((
+        Extra {
+            invite,
+            ..Extra::default()
+        },
+        Some(ready),
+    ))
 }
 
 /// Opens the organisation, makes it at the first start, and serves it.
@@ -164,11 +203,13 @@ async fn serve(options: &HostOptions, progress: &dyn Progress) -> anyhow::Result
     let dir = options.daemon.state_dir.join(COORDINATOR);
     daemon::state::create_dir(&options.daemon.state_dir)?;
     let mut db = Database::open(&dir).map_err(store_error)?;
-    let org = Organisation::open(&mut db, options.pool, clock::wall()).map_err(org_error)?;
-    step.done(org.org().short());
-    if let Some(phrase) = &org.phrase {
+    let show = |phrase: &RecoveryPhrase| {
         progress.report(&Report::RecoveryPhrase(phrase.expose()));
-    }
+        Ok(())
+    };
+    let org = Organisation::open_showing(&mut db, options.pool, clock::wall(), show)
+        .map_err(org_error)?;
+    step.done(org.org().short());
 
     let port = options.listen.unwrap_or(DEFAULT_PORT);
     let step = progress.step("coordinator, bootstrap and relay");
@@ -176,36 +217,18 @@ async fn serve(options: &HostOptions, progress: &dyn Progress) -> anyhow::Result
         .chain(options.listen_tcp.iter().copied())
         .collect();
     let bootstrap = bootstrap(options, &org, &dir, port, &tcp).await?;
-    let overlay = [
-        org.signer.pool().prefix(),
-        kanpachi_common::addr::ipv6_prefix(&org.org()),
-    ];
-    let advertise: Vec<Advertise> = options
-        .advertise
-        .iter()
-        .map(|a| Advertise {
-            host: a.host.clone(),
-            port: a.port,
-        })
-        .collect();
-    let addresses = addresses::reachable(&advertise, port, &tcp, &overlay);
-    let identity: NodeId = org.identity.node_id();
+    let find = find_servers(options, &org, port, tcp);
     let store = Arc::new(db.into_store(org.signer.clone()).map_err(store_error)?);
     let setup = Setup {
         store,
-        servers: Servers {
-            addresses: addresses.clone(),
-            bootstraps: vec![Server {
-                id: identity,
-                addresses,
-            }],
-        },
+        servers: find(),
         mirrors: vec![Arc::new(LocalMirror(bootstrap.mirror().clone()))],
         remote: bootstrap.remote_lookup(),
     };
     let service = Service::start(&org, setup)
         .await
         .context("cannot start the coordinator")?;
+    service.keep_current(find);
     service
         .accept(&mut bootstrap.stream_control())
         .context("cannot start the coordinator")?;
@@ -215,6 +238,35 @@ async fn serve(options: &HostOptions, progress: &dyn Progress) -> anyhow::Result
         service,
         port,
     })
+}
+
+/// How the addresses to publish are found: those asked for, then those that this machine has at the moment.
+fn find_servers(
+    options: &HostOptions,
+    org: &Organisation,
+    port: u16,
+    tcp: Vec<u16>,
+) -> impl Fn() -> Servers + Send + 'static {
+    let overlay = org.overlay();
+    let identity: NodeId = org.identity.node_id();
+    let advertise: Vec<Advertise> = options
+        .advertise
+        .iter()
+        .map(|a| Advertise {
+            host: a.host.clone(),
+            port: a.port,
+        })
+        .collect();
+    move || {
+        let addresses = addresses::reachable(&advertise, port, &tcp, &overlay);
+        Servers {
+            addresses: addresses.clone(),
+            bootstraps: vec![Server {
+                id: identity,
+                addresses,
+            }],
+        }
+    }
 }
 
 async fn bootstrap(
