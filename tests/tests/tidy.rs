@@ -1,6 +1,11 @@
 //! What holds of the source tree itself: who may import whom, what the cores do not touch, which versions are not to
 //! come back, and that the documentation points at things that exist.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "this program is a test; a failed assumption should end it"
+)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

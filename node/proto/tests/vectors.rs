@@ -1,5 +1,10 @@
 //! The tunnel's test vectors in `docs/protocol.md`: two nodes replayed from their seeds, byte for byte.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "this program is a test; a failed assumption should end it"
+)]
+
 #[path = "../../../common/tests/protocol/page.rs"]
 mod page;
 
