@@ -46,12 +46,15 @@ type Result<T> = std::result::Result<T, ApiError>;
 /// The sentence for an error of the database.
 fn explain(path: &str, error: &rusqlite::Error) -> ApiError {
     use rusqlite::ErrorCode as E;
+    // The index of the write-ahead log could not grow: what a full disk looks like to a mapped file.
+    let mapped = error
+        .sqlite_error()
+        .is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE);
+    if mapped {
+        return disk_full(path);
+    }
     match error.sqlite_error_code() {
-        Some(E::DiskFull) => ApiError::failed(
-            code::DISK_FULL,
-            format_args!("cannot write {path}: the disk is full"),
-        )
-        .hint("make room and start again; nothing was lost"),
+        Some(E::DiskFull) => disk_full(path),
         Some(E::NotADatabase | E::DatabaseCorrupt) => damaged(path, &error.to_string()),
         Some(E::CannotOpen | E::PermissionDenied | E::ReadOnly) => ApiError::no_permission(
             code::STATE_UNREADABLE,
@@ -60,6 +63,14 @@ fn explain(path: &str, error: &rusqlite::Error) -> ApiError {
         .hint("check who owns it, and its mode"),
         _ => ApiError::failed(code::FAILED, format_args!("{path}: {error}")),
     }
+}
+
+fn disk_full(path: &str) -> ApiError {
+    ApiError::failed(
+        code::DISK_FULL,
+        format_args!("cannot write {path}: the disk is full"),
+    )
+    .hint("make room and start again; nothing was lost")
 }
 
 fn damaged(path: &str, why: &str) -> ApiError {
