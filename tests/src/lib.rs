@@ -3,6 +3,7 @@
 //! A test calls [`lab::run`], lays out hosts and routers with [`lab::Lab`], starts nodes with [`client::Node`], sends
 //! traffic with [`traffic`], watches the wire with [`capture`], and makes the network bad with [`loss`] and [`wire`].
 //! Nothing here sleeps to wait for an event: every wait is [`wait::eventually`], a condition with a limit.
+//! [`sim`] is the other half: nodes and a coordinator in one thread, without any of that.
 //!
 //! The lab needs `CAP_NET_ADMIN` and an openable `/dev/net/tun`. Without them a lab test fails with one line that says so.
 
@@ -25,6 +26,7 @@ pub mod netns;
 pub mod process;
 pub mod rng;
 pub mod shell;
+pub mod sim;
 pub mod sweep;
 pub mod traffic;
 pub mod wait;

@@ -267,3 +267,36 @@ impl Disk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_falls_is_noticed() {
+        let at = |epoch| Position {
+            generation: 1,
+            epoch,
+        };
+        let network = NetworkId([1; 32]);
+        let counters = Counters {
+            boot: 5,
+            seen: [(network, at(7))].into(),
+            held: [(network, at(7))].into(),
+            ..Counters::default()
+        };
+        assert_eq!(counters.fell_below(&counters), None);
+        assert_eq!(counters.fell_below(&Counters::default()), None);
+        let mut lower = counters.clone();
+        lower.seen.insert(network, at(6));
+        assert!(lower.fell_below(&counters).is_some());
+        let mut gone = counters.clone();
+        gone.held.clear();
+        assert!(gone.fell_below(&counters).is_some());
+        let older = Counters {
+            boot: 4,
+            ..counters.clone()
+        };
+        assert!(older.fell_below(&counters).is_some());
+    }
+}

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, fmt, time::Duration};
 
 /// Lines kept of a run that is not recorded.
-const TAIL: usize = 80;
+const TAIL: usize = 120;
 
 /// The event log of a run.
 #[derive(Debug, Default)]

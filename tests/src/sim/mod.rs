@@ -12,6 +12,7 @@
 pub mod clock;
 pub mod coordinator;
 pub mod disk;
+pub mod forge;
 pub mod inner;
 pub mod invariants;
 pub mod log;

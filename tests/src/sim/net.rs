@@ -19,6 +19,11 @@ const RESEND: Duration = Duration::from_millis(300);
 /// Longest wait.
 const MAX_RESEND: Duration = Duration::from_secs(2);
 
+/// Datagrams that somebody on the way keeps.
+const OVERHEARD: usize = 256;
+/// Where that somebody sends from.
+const ATTACKER: ([u8; 4], u16) = ([198, 51, 100, 66], 666);
+
 /// How bad the network is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Weather {
@@ -28,6 +33,11 @@ pub struct Weather {
     pub duplicate: f64,
     /// Shortest and longest delay in milliseconds, each datagram its own: what lies between them is reordering.
     pub delay: (u64, u64),
+    /// Chance that a datagram brings along an older one, from an address that it never came from, in percent: what
+    /// somebody does who listens on the way.
+    pub replay: f64,
+    /// Chance that one bit of it is changed, in percent.
+    pub damage: f64,
 }
 
 impl Weather {
@@ -36,18 +46,30 @@ impl Weather {
         loss: 0.0,
         duplicate: 0.0,
         delay: (10, 12),
+        replay: 0.0,
+        damage: 0.0,
     };
     /// A tenth is lost, and datagrams overtake each other.
     pub const ROUGH: Self = Self {
         loss: 10.0,
         duplicate: 2.0,
         delay: (5, 60),
+        replay: 0.0,
+        damage: 0.0,
     };
     /// Almost a third is lost, much comes late or twice.
     pub const STORM: Self = Self {
         loss: 30.0,
         duplicate: 5.0,
         delay: (5, 150),
+        replay: 0.0,
+        damage: 0.0,
+    };
+    /// Rough, and somebody on the way repeats and changes what passes.
+    pub const HOSTILE: Self = Self {
+        replay: 20.0,
+        damage: 5.0,
+        ..Self::ROUGH
     };
 }
 
@@ -167,6 +189,8 @@ pub struct Net {
     listening: BTreeMap<SocketAddr, u64>,
     /// Pairs of hosts between which nothing passes.
     cut: BTreeSet<(IpAddr, IpAddr)>,
+    /// Datagrams that somebody has written down.
+    overheard: Vec<(SocketAddr, Vec<u8>)>,
 }
 
 impl Net {
@@ -180,6 +204,7 @@ impl Net {
             next_line: 0,
             listening: BTreeMap::new(),
             cut: BTreeSet::new(),
+            overheard: Vec::new(),
         }
     }
 
@@ -208,9 +233,18 @@ impl Net {
     }
 
     /// Sends a datagram.
-    pub fn send(&mut self, from: SocketAddr, to: SocketAddr, data: Vec<u8>, now: Duration) {
+    pub fn send(&mut self, from: SocketAddr, to: SocketAddr, mut data: Vec<u8>, now: Duration) {
+        if self.weather.replay > 0.0 {
+            self.overhear(to, &data, now);
+        }
         if self.is_lost(from.ip(), to.ip()) {
             return;
+        }
+        if self.rng.percent(self.weather.damage) {
+            let at = self.rng.below(data.len() as u64) as usize;
+            if let Some(byte) = data.get_mut(at) {
+                *byte ^= 1 << self.rng.below(8);
+            }
         }
         let twice = self.rng.percent(self.weather.duplicate);
         if twice {
@@ -218,6 +252,22 @@ impl Net {
             self.fly(Flight::Datagram { from, to, data }, now);
         }
         self.fly(Flight::Datagram { from, to, data }, now);
+    }
+
+    /// Somebody on the way writes datagrams down, and now and then sends one again.
+    fn overhear(&mut self, to: SocketAddr, data: &[u8], now: Duration) {
+        if self.rng.percent(self.weather.replay) && !self.overheard.is_empty() {
+            let at = self.rng.below(self.overheard.len() as u64) as usize;
+            let (to, data) = self.overheard[at].clone();
+            let from = ATTACKER.into();
+            self.fly(Flight::Datagram { from, to, data }, now);
+        }
+        if self.overheard.len() < OVERHEARD {
+            self.overheard.push((to, data.to_vec()));
+        } else {
+            let at = self.rng.below(OVERHEARD as u64) as usize;
+            self.overheard[at] = (to, data.to_vec());
+        }
     }
 
     /// A node dials a server.
@@ -285,6 +335,16 @@ impl Net {
     pub fn lines_of(&self, node: usize) -> Vec<LineId> {
         let mine = self.lines.iter().filter(|(_, l)| l.node == node);
         mine.map(|(id, _)| *id).collect()
+    }
+
+    /// A node closes a stream: the server sees its end, unless it never saw its beginning.
+    pub fn close(&mut self, line: LineId, now: Duration) {
+        match self.lines.get(&line) {
+            Some(known) if known.server_life.is_some() => {
+                self.put(line, End::Server, Item::Fin, now);
+            }
+            _ => self.forget(line),
+        }
     }
 
     /// Forgets a stream; what is on its way arrives nowhere.

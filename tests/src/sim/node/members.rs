@@ -24,6 +24,9 @@ impl Node {
     pub(super) fn take_up(&mut self, update: Update) -> bool {
         if self.disk.save(&update).is_err() {
             self.note("cannot write what it was told");
+            if let Some(process) = &mut self.process {
+                process.unsaved = true;
+            }
             return false;
         }
         if let Some(session) = self.process.as_mut().and_then(|p| p.session.as_mut()) {

@@ -128,6 +128,8 @@ pub struct Process {
     joining: Option<Joining>,
     offered: Option<(Signed<Manifest>, Signed<Directory>)>,
     next_tick: Instant,
+    /// News could not be written: they are asked for again.
+    unsaved: bool,
     /// Wall time when the process began: what its clock shows later is not asked.
     began: (UnixTime, Instant),
 }
@@ -228,6 +230,7 @@ impl Node {
             joining: None,
             offered: None,
             next_tick: now.at + TICK,
+            unsaved: false,
             began: (now.wall, now.at),
         });
         self.note(format_args!("starts, boot {boot}"));
@@ -281,6 +284,9 @@ impl Node {
         }
         if process.next_tick <= now {
             process.next_tick = now + TICK;
+            if std::mem::take(&mut process.unsaved) {
+                self.pull();
+            }
             self.members_changed(now);
         }
         self.check_join(now);

@@ -223,7 +223,8 @@ impl Node {
         process.joined = result;
     }
 
-    fn pull(&mut self) {
+    /// Asks for everything after what is held.
+    pub(super) fn pull(&mut self) {
         if let Some(session) = self.session_mut() {
             let held = session.rosters.held();
             let _ = session.login.request(&ClientMessage::Pull(Pull { held }));
