@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Damaged copies of each file.
-const ROUNDS: usize = if cfg!(debug_assertions) { 60 } else { 1000 };
+const ROUNDS: usize = if cfg!(debug_assertions) { 60 } else { 500 };
 /// Most memory that one list may reserve before its elements have arrived, in bytes (serde's bound), with room for what
 /// the inputs themselves need.
 const MAX_ALLOCATION: usize = 2 << 20;
