@@ -5,7 +5,7 @@ use std::time::Instant;
 use kanpachi_common::{
     NodeId, UnixTime,
     time::DAY,
-    wire::control::{ClientMessage, Pull, Registration, ServerMessage, codes},
+    wire::control::{Registration, ServerMessage, codes},
 };
 use kanpachi_proto::{
     login::{Event as Login, Welcomed},
@@ -53,8 +53,7 @@ impl Core {
                 .is_some_and(|r| (r.head().generation, r.head().epoch) < (generation, *epoch))
         });
         if behind {
-            let held = session.rosters.held();
-            let _ = session.login.request(&ClientMessage::Pull(Pull { held }));
+            self.pull();
         }
     }
 
@@ -252,11 +251,8 @@ impl Core {
     }
 
     fn pull_if_needed(&mut self, outcome: &Result<Option<Update>, Refusal>) {
-        if matches!(outcome, Err(Refusal::NotHeld))
-            && let Some(session) = &mut self.state.session
-        {
-            let held = session.rosters.held();
-            let _ = session.login.request(&ClientMessage::Pull(Pull { held }));
+        if matches!(outcome, Err(Refusal::NotHeld)) {
+            self.pull();
         }
     }
 

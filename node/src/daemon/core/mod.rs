@@ -132,6 +132,8 @@ struct State {
     last_error: Option<String>,
     last_address: Option<String>,
     clock_warned: bool,
+    /// News could not be written. The coordinator takes them for delivered, so they have to be asked for again.
+    unsaved: bool,
     /// What the coordinator's clock said, and when, if this machine's is off.
     clock: Option<(Instant, UnixTime)>,
     /// Keys and servers of the coordinator that a join is under way with: they count when it lets this node in.

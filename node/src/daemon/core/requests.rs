@@ -6,7 +6,7 @@ use kanpachi_common::{
     invite::Invite,
     roster::Caps,
     wire::control::{
-        ClientMessage, Join, Joined, MakeInvite, Pull, Refused, ServerMessage, SetName, codes,
+        ClientMessage, Join, Joined, MakeInvite, Refused, ServerMessage, SetName, codes,
     },
 };
 use kanpachi_proto::login::Trouble;
@@ -175,10 +175,7 @@ impl Core {
         }
         self.take_registration(&joined.registration).await;
         // What was pushed before the keys counted is asked for again.
-        if let Some(session) = &mut self.state.session {
-            let held = session.rosters.held();
-            let _ = session.login.request(&ClientMessage::Pull(Pull { held }));
-        }
+        self.pull();
     }
 
     /// Is the join complete, or hopeless?

@@ -21,6 +21,7 @@ impl Core {
     pub(super) fn take_up(&mut self, update: Update) -> bool {
         if let Err(error) = self.db.save(&update) {
             tracing::error!(%error, "news of the organisation were not stored and do not count");
+            self.state.unsaved = true;
             return false;
         }
         if let Some(session) = &mut self.state.session {

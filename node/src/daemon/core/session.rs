@@ -7,7 +7,7 @@ use kanpachi_common::{
     org::Address,
     wire::{
         MAX_VERSION, MIN_VERSION,
-        control::{Announce, ClientMessage, Hello},
+        control::{Announce, ClientMessage, Hello, Pull},
         frame::Frame,
     },
 };
@@ -215,6 +215,14 @@ impl Core {
         });
     }
 
+    /// Asks the coordinator for all that is not held here.
+    pub(super) fn pull(&mut self) {
+        if let Some(session) = &mut self.state.session {
+            let held = session.rosters.held();
+            let _ = session.login.request(&ClientMessage::Pull(Pull { held }));
+        }
+    }
+
     /// Carries out what the login wants, until it wants nothing more.
     pub(super) async fn drive(&mut self) {
         loop {
@@ -257,6 +265,9 @@ impl Core {
         self.ask_reflectors();
         self.members_changed().await;
         self.mind_adapter().await;
+        if std::mem::take(&mut self.state.unsaved) {
+            self.pull();
+        }
         tracing::trace!(time = clock::wall().0, "tick");
     }
 }
