@@ -85,6 +85,8 @@ pub struct Stored {
     pub serials: Vec<(NodeId, u64)>,
     /// Secrets of networks, newest first.
     pub secrets: Vec<(NetworkId, NetworkSecret)>,
+    /// Where two roots were signed for one epoch.
+    pub equivocations: Vec<(NetworkId, Position)>,
 }
 
 impl Rosters {
@@ -132,6 +134,12 @@ impl Rosters {
         for (network, position, root) in stored.seen {
             let slot = this.networks.entry(network).or_default();
             slot.seen = slot.seen.max(Some((position, root)));
+        }
+        for (network, position) in stored.equivocations {
+            // Only a new generation leaves an equivocation behind; a restart does not.
+            let slot = this.networks.entry(network).or_default();
+            let left = |(seen, _): (Position, Hash)| seen.generation > position.generation;
+            slot.equivocation |= !slot.seen.is_some_and(left);
         }
         for (network, secret) in stored.secrets {
             this.networks

@@ -435,6 +435,33 @@ fn what_was_on_disk_is_taken_up_and_what_was_seen_still_counts() {
 }
 
 #[test]
+fn an_equivocation_outlives_a_restart_and_ends_with_its_generation() {
+    let mut org = Org::new();
+    let roster = org.roster(&[1, 2]);
+    let at = Position {
+        generation: 1,
+        epoch: 5,
+    };
+    let stored = |org: &Org| Stored {
+        manifest: Some(org.manifest()),
+        held: vec![(org.manifest(), org.head(&roster, 5, 1000), roster.clone())],
+        equivocations: vec![(NETWORK, at)],
+        ..Stored::default()
+    };
+    let me = SecretKey::from_seed(&[1; 32]).node_id();
+    let mut rosters = Rosters::load(org.id(), me, stored(&org)).unwrap();
+    assert!(rosters.is_equivocal(&NETWORK));
+    assert!(matches!(
+        take(&mut rosters, &org, &[1, 2, 3], 6),
+        Err(Refusal::Equivocation(_))
+    ));
+    assert_eq!(names(&rosters), ["m2"]);
+    org.generation = 2;
+    let rosters = Rosters::load(org.id(), me, stored(&org)).unwrap();
+    assert!(!rosters.is_equivocal(&NETWORK));
+}
+
+#[test]
 fn a_roster_of_an_older_generation_is_still_there_after_a_restart() {
     let (old, mut org) = (Org::new(), Org::new());
     org.generation = 2;

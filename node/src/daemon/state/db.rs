@@ -409,6 +409,10 @@ impl Database {
                     ))
                 },
             )?,
+            equivocations: self.rows(
+                "SELECT network, generation, epoch FROM equivocations",
+                |r| Ok((NetworkId(id(r, 0)?), position(r)?)),
+            )?,
         })
     }
 
