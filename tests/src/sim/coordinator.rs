@@ -12,7 +12,7 @@ use kanpachi_common::{
     NetworkId, NodeId, OrgId, Pool, SecretKey, Signed, UnixTime,
     invite::{Invite, InviteSecret, token_hash},
     org::{Address, Manifest, Server},
-    roster::{HARD_SECONDS, SOFT_SECONDS},
+    roster::Head,
     secret::NetworkSecret,
     time::DAY,
     wire::frame::{FrameReader, MAX_REQUEST},
@@ -103,7 +103,9 @@ fn organisation(database: &mut Database, now: UnixTime, rng: &mut Rng) -> Organi
 
 impl Coordinator {
     /// A new organisation with one network. Nothing runs yet.
-    pub fn new(addr: SocketAddr, clock: &Clock, mut rng: Rng) -> Self {
+    ///
+    /// `lifetime`: seconds from signing a head to its soft and hard expiry.
+    pub fn new(addr: SocketAddr, lifetime: (u64, u64), clock: &Clock, mut rng: Rng) -> Self {
         let wall = Wall::default();
         let now = wall.read(clock);
         let mut database = Database::in_memory().expect("SQLite opens a database in memory");
@@ -119,8 +121,8 @@ impl Coordinator {
             network,
             name: "lan".to_owned(),
             secret: NetworkSecret::new(1, secret),
-            soft_seconds: SOFT_SECONDS,
-            hard_seconds: Some(HARD_SECONDS),
+            soft_seconds: lifetime.0,
+            hard_seconds: Some(lifetime.1),
             now,
         };
         block_on(store.create_network(new)).expect("the first network");
@@ -259,14 +261,19 @@ impl Coordinator {
         process.core.handle_timeout(now);
         if process.next_renewal <= now.at {
             process.next_renewal = now.at + RENEWAL;
-            self.renew(clock);
+            self.renew(RENEW_AFTER, clock);
         }
     }
 
-    /// Signs heads again that were signed long ago.
-    pub fn renew(&mut self, clock: &Clock) {
+    /// Signs a head as whoever stole the signing key could.
+    pub fn sign(&self, head: &Head) -> Signed<Head> {
+        self.organisation.signer.head(head)
+    }
+
+    /// Signs heads again that are older than so many seconds.
+    pub fn renew(&mut self, age: u64, clock: &Clock) {
         let wall = self.wall.read(clock);
-        let older = UnixTime(wall.0.saturating_sub(RENEW_AFTER));
+        let older = UnixTime(wall.0.saturating_sub(age));
         let renewed = block_on(self.store.renew_heads(older, wall));
         for network in renewed.expect("heads are renewed") {
             if let Some(process) = &mut self.process {

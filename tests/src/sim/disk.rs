@@ -44,6 +44,7 @@ pub struct Disk {
     held: BTreeMap<NetworkId, HeldRoster>,
     seen_roots: BTreeMap<NetworkId, Hash>,
     secrets: BTreeMap<NetworkId, Vec<NetworkSecret>>,
+    equivocations: Vec<(NetworkId, Position)>,
     known: BTreeMap<NodeId, Vec<SocketAddr>>,
     counters: Counters,
 }
@@ -113,6 +114,7 @@ impl Disk {
             held: BTreeMap::new(),
             seen_roots: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            equivocations: Vec::new(),
             known: BTreeMap::new(),
             counters: Counters {
                 serial: 1,
@@ -236,7 +238,9 @@ impl Disk {
                 secrets.insert(0, secret.clone());
                 secrets.truncate(2);
             }
-            Update::Equivocation { .. } => {}
+            Update::Equivocation {
+                network, position, ..
+            } => self.equivocations.push((*network, *position)),
             Update::Removed(network) => {
                 self.held.remove(network);
                 self.secrets.remove(network);
@@ -264,6 +268,7 @@ impl Disk {
             secrets: secrets
                 .flat_map(|(network, all)| all.iter().map(|s| (*network, s.clone())))
                 .collect(),
+            equivocations: self.equivocations.clone(),
         }
     }
 }

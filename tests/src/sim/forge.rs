@@ -143,6 +143,24 @@ fn changed(what: &'static str, delta: Delta, counted: [u64; 4]) -> Forgery {
     }
 }
 
+/// The roster without its last member, properly signed for the epoch that has one already.
+///
+/// # Panics
+/// When the store has no roster.
+pub fn equivocation(world: &World) -> ServerMessage {
+    let pages = whole(world);
+    let (head, mut roster) = Page::join(pages.clone()).expect("a roster");
+    let value: Head = kanpachi_common::cbor::decode(&head.payload, 4096).expect("a head");
+    roster.entries.pop();
+    let head = world.coordinator.sign(&Head {
+        root: roster.root(),
+        size: roster.entries.len() as u64 + 1,
+        ..value
+    });
+    let page = Page::split(pages[0].network, &head, &roster).remove(0);
+    ServerMessage::Page(Box::new(page))
+}
+
 /// Every kind of lie. `stale` was the whole roster once, `delta` leads to `newest`, and the node was told of neither.
 pub fn all(stale: &[Page], delta: &Delta, newest: &[Page]) -> Vec<Forgery> {
     let with_head = |page: &Page, head: Signed<Head>| Page {

@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use kanpachi_common::org::Address;
+use kanpachi_common::{
+    org::Address,
+    roster::{HARD_SECONDS, SOFT_SECONDS},
+};
 use kanpachi_proto::{login::Attempt, tunnel};
 
 use super::{
@@ -34,6 +37,8 @@ pub struct Plan {
     pub nodes: usize,
     pub weather: Weather,
     pub tunnels: tunnel::Config,
+    /// Seconds from signing a head to its soft and hard expiry.
+    pub lifetime: (u64, u64),
     /// Keep every line of the log.
     pub record: bool,
 }
@@ -46,6 +51,7 @@ impl Plan {
             nodes,
             weather: Weather::CLEAR,
             tunnels: tunnel::Config::default(),
+            lifetime: (SOFT_SECONDS, HARD_SECONDS),
             record: false,
         }
     }
@@ -58,6 +64,14 @@ impl Plan {
     pub fn rekey_after(mut self, time: Duration) -> Self {
         self.tunnels.rekey_after = time;
         self
+    }
+
+    /// Heads expire after so many seconds: first a warning, then nothing is opened any more.
+    pub fn lifetime(self, soft: u64, hard: u64) -> Self {
+        Self {
+            lifetime: (soft, hard),
+            ..self
+        }
     }
 
     pub fn recorded(self) -> Self {
@@ -97,7 +111,7 @@ impl World {
             Node::new(index, addr, plan.tunnels.clone(), fork())
         });
         let nodes = nodes.collect();
-        let coordinator = Coordinator::new(COORDINATOR.into(), &clock, fork());
+        let coordinator = Coordinator::new(COORDINATOR.into(), plan.lifetime, &clock, fork());
         let net = Net::new(plan.weather, fork().next_u64());
         let mut world = Self {
             seed: plan.seed,
@@ -147,7 +161,9 @@ impl World {
     pub fn wipe_coordinator(&mut self) {
         self.kill_coordinator();
         let rng = Rng::new(self.rng.next_u64());
-        self.coordinator = Coordinator::new(self.coordinator.addr, &self.clock, rng);
+        let lifetime = (SOFT_SECONDS, HARD_SECONDS);
+        let addr = self.coordinator.addr;
+        self.coordinator = Coordinator::new(addr, lifetime, &self.clock, rng);
         self.start_coordinator();
     }
 
