@@ -185,7 +185,7 @@ impl Coordinator {
             lines: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_session: 0,
-            next_renewal: now.at + RENEWAL,
+            next_renewal: now.at,
         });
         self.lives
     }

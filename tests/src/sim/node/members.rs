@@ -55,8 +55,7 @@ impl Node {
         let Some(session) = &process.session else {
             return;
         };
-        let (began, at) = process.began;
-        let wall = began.plus(now.saturating_duration_since(at).as_secs());
+        let wall = process.wall(now);
         let peers = session.rosters.peers(wall);
         let generation = session.rosters.manifest().map_or(0, |m| m.generation);
         let epochs: Vec<(NetworkId, u64)> = session

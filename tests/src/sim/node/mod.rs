@@ -130,14 +130,15 @@ pub struct Process {
     next_tick: Instant,
     /// News could not be written: they are asked for again.
     unsaved: bool,
-    /// Wall time when the process began: what its clock shows later is not asked.
-    began: (UnixTime, Instant),
+    /// A moment and its wall time, as the machine's clock showed it when the process began, or the coordinator's at
+    /// the last welcome. What the machine's clock shows later is not asked.
+    clock: (Instant, UnixTime),
 }
 
 impl Process {
-    /// Wall time as the process believes it. A clock that is set during its life changes nothing.
+    /// Wall time to judge expiry by. A clock that is set during the life of the process changes nothing.
     fn wall(&self, now: Instant) -> UnixTime {
-        let (wall, at) = self.began;
+        let (at, wall) = self.clock;
         wall.plus(now.saturating_duration_since(at).as_secs())
     }
 
@@ -231,7 +232,7 @@ impl Node {
             offered: None,
             next_tick: now.at + TICK,
             unsaved: false,
-            began: (now.wall, now.at),
+            clock: (now.at, now.wall),
         });
         self.note(format_args!("starts, boot {boot}"));
         if let Some(org) = self.disk.org() {

@@ -334,6 +334,7 @@ impl Node {
     fn handle_welcome(&mut self, welcomed: &Welcomed, now: Instant) {
         self.note("is logged in");
         if let Some(process) = &mut self.process {
+            process.clock = (now, welcomed.time);
             // What the coordinator said of presence belongs to the session that ended.
             process.online.clear();
         }
