@@ -150,6 +150,8 @@ impl Core {
                 "the coordinator does not know this machine: join again with a new invite"
             );
         }
+        // By the coordinator's clock other rosters may count than by this machine's.
+        self.members_changed().await;
         self.send_join();
     }
 
@@ -298,7 +300,7 @@ impl Core {
     fn check_clock(&mut self, theirs: UnixTime) -> Result<(), ApiError> {
         let ours = clock::wall();
         let off = ours.0.abs_diff(theirs.0);
-        self.state.clock = (off > CLOCK_TOLERANCE).then_some((Instant::now(), theirs));
+        self.state.clock = Some((Instant::now(), theirs));
         if off <= CLOCK_TOLERANCE {
             return Ok(());
         }

@@ -134,7 +134,8 @@ struct State {
     clock_warned: bool,
     /// News could not be written. The coordinator takes them for delivered, so they have to be asked for again.
     unsaved: bool,
-    /// What the coordinator's clock said, and when, if this machine's is off.
+    /// What the coordinator's clock said at the last login, or this machine's at the start, and when. What the
+    /// machine's clock shows later is not asked: a jump within the life of a process is not believed.
     clock: Option<(Instant, UnixTime)>,
     /// Keys and servers of the coordinator that a join is under way with: they count when it lets this node in.
     offered: Option<(
@@ -208,6 +209,7 @@ impl Core {
                 .or_default()
                 .push(known.addr);
         }
+        core.state.clock = Some((Instant::now(), super::clock::wall()));
         core.state.ipv4 = core.db.ipv4()?;
         if let Some(org) = core.db.org()? {
             let hints = core.db.hints()?;
@@ -229,7 +231,7 @@ impl Core {
         self.keys.identity.node_id()
     }
 
-    /// Wall time to judge expiry by: the coordinator's, while it is known that this machine's is wrong.
+    /// Wall time to judge expiry by.
     fn wall(&self) -> UnixTime {
         match self.state.clock {
             Some((at, theirs)) => theirs.plus(at.elapsed().as_secs()),

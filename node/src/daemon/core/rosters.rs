@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use kanpachi_common::{NodeId, addr::ipv6_of};
 use kanpachi_proto::{
-    roster::{Refusal, Update},
+    roster::{Peer, Refusal, Update},
     tunnel::PeerConfig,
 };
 use kanpachi_transport::peer_id;
@@ -97,11 +97,10 @@ impl Core {
             .await;
         let ids: BTreeSet<_> = peers.keys().map(|node| peer_id(*node)).collect();
         session.swarm.send(swarm::Command::Members(ids)).await;
-        let new: Vec<NodeId> = peers
-            .keys()
-            .filter(|node| !self.state.peers.contains_key(*node))
-            .copied()
-            .collect();
+        let opened = |peer: &&Peer| {
+            peer.may_open && !self.state.peers.get(&peer.node).is_some_and(|p| p.may_open)
+        };
+        let new: Vec<NodeId> = peers.values().filter(opened).map(|p| p.node).collect();
         self.state.heard.retain(|node, _| peers.contains_key(node));
         self.state.peers = peers;
         for node in new {

@@ -10,7 +10,7 @@ use kanpachi_common::{
 };
 use kanpachi_proto::{
     login::State,
-    roster::{Refusal, Update},
+    roster::{Peer, Refusal, Update},
     tunnel::PeerConfig,
 };
 
@@ -90,11 +90,10 @@ impl Node {
             process.tunnels.set_peer(config, now);
         }
         process.tunnels.set_epochs(generation, epochs, now);
-        let new: Vec<NodeId> = peers
-            .keys()
-            .filter(|node| !process.peers.contains_key(*node))
-            .copied()
-            .collect();
+        let opened = |peer: &&Peer| {
+            peer.may_open && !process.peers.get(&peer.node).is_some_and(|p| p.may_open)
+        };
+        let new: Vec<NodeId> = peers.values().filter(opened).map(|p| p.node).collect();
         process.peers = peers;
         for node in new {
             self.tell_candidates(&node, now);

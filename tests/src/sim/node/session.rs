@@ -348,6 +348,8 @@ impl Node {
         if let Some(registration) = &welcomed.registration {
             self.take_registration(registration);
         }
+        // By the coordinator's clock other rosters may count than by this machine's.
+        self.members_changed(now);
         self.send_join(now);
     }
 
