@@ -10,12 +10,14 @@
 pub mod addr;
 pub mod candidate;
 pub mod cbor;
+pub mod client_id;
 pub mod id;
 pub mod identity;
 pub mod invite;
 pub mod merkle;
 pub mod name;
 pub mod org;
+pub mod password;
 pub mod record;
 pub mod roster;
 pub mod secret;
@@ -25,7 +27,9 @@ pub mod wire;
 
 pub use addr::{MacAddr, Pool, Prefix};
 pub use candidate::{Candidate, CandidateKind};
+pub use client_id::ClientId;
 pub use id::{Hash, MemberId, NetworkId, NodeId, OrgId, PublicKey};
 pub use identity::{SecretKey, TunnelKey};
+pub use password::Password;
 pub use signed::{Signed, Verified};
 pub use time::UnixTime;

@@ -14,7 +14,7 @@ pub use body::{Delta, MAX_MEMBERS, Page, PublicRoster, Roster, RosterError, Veri
 pub use entry::{Caps, Entry, EntryError, MAX_PREFIXES, Member, Private, Public};
 pub use head::{Freshness, HARD_SECONDS, Head, Position, SOFT_SECONDS};
 pub use proof::{Proof, ProofError, Proved};
-pub use settings::{NetworkType, Settings};
+pub use settings::{ACCESS_EXT, Access, NetworkType, Settings};
 pub use suspend::Suspend;
 
 #[cfg(test)]

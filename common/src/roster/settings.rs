@@ -20,6 +20,19 @@ pub enum NetworkType {
     Gateway,
 }
 
+/// Number of the extension of settings that says who may join: one byte, bit 0 [`Access::locked`], bit 1
+/// [`Access::approval`]. Not critical: the coordinator enforces it, members show it. Absent when no bit is set.
+pub const ACCESS_EXT: u16 = 2;
+
+/// Who may join a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Nobody new.
+    pub locked: bool,
+    /// Whom an owner approves.
+    pub approval: bool,
+}
+
 /// What holds for all members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
@@ -38,6 +51,30 @@ pub struct Settings {
 impl Settings {
     /// Longest encoding in bytes.
     pub const MAX_LEN: usize = 64 * 1024;
+
+    /// Who may join. Bits of later versions are passed over.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        let bits = self.ext.iter().find(|e| e.id == ACCESS_EXT);
+        let bits = bits.and_then(|e| e.data.first()).copied().unwrap_or(0);
+        Access {
+            locked: bits & 1 != 0,
+            approval: bits & 2 != 0,
+        }
+    }
+
+    /// Says who may join.
+    pub fn set_access(&mut self, access: Access) {
+        self.ext.retain(|e| e.id != ACCESS_EXT);
+        let bits = u8::from(access.locked) | u8::from(access.approval) << 1;
+        if bits != 0 {
+            self.ext.push(Ext {
+                id: ACCESS_EXT,
+                critical: false,
+                data: vec![bits],
+            });
+        }
+    }
 
     /// Reads settings from a roster.
     ///
@@ -61,5 +98,27 @@ impl Settings {
     #[must_use]
     pub fn leaf(bytes: &[u8]) -> Hash {
         merkle::leaf(&[b"kanpachi/settings/v1\0", bytes])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_join_is_read_back_and_open_networks_say_nothing() {
+        let mut settings = Settings {
+            name: "lan".into(),
+            kind: NetworkType::Mesh,
+            rules: vec![],
+            ext: vec![],
+        };
+        for (locked, approval) in [(true, false), (true, true), (false, true), (false, false)] {
+            let access = Access { locked, approval };
+            settings.set_access(access);
+            let read = Settings::decode(&cbor::encode(&settings)).unwrap();
+            assert_eq!(read.access(), access);
+        }
+        assert_eq!(settings.ext, []);
     }
 }

@@ -8,10 +8,17 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::frame::{Frame, MAX_REPLY, MAX_REQUEST};
+use super::{
+    frame::{Frame, MAX_REPLY, MAX_REQUEST},
+    membership::{
+        CreateNetwork, DeleteNetwork, Evict, Evicted, JoinByPassword, Leave, SetAccess,
+        SetPassword, SetPresence, SetRole, Settle, Waiting,
+    },
+};
 use crate::{
     candidate::{Candidate, MAX_CANDIDATES},
     cbor::{self, DecodeError, Ext, check_ext, check_len},
+    client_id::ClientId,
     id::{Hash, NetworkId, NodeId, OrgId},
     identity::TunnelKey,
     org::{Directory, Manifest},
@@ -98,6 +105,12 @@ pub struct Registration {
     pub ipv6: Ipv6Addr,
     /// Networks that it is a member of.
     pub networks: Vec<NetworkId>,
+    /// Its client id; `None` from a coordinator that knows none, then it follows from the key.
+    #[serde(default)]
+    pub client_id: Option<ClientId>,
+    /// Networks in which it awaits approval.
+    #[serde(default)]
+    pub waiting: Vec<Waiting>,
 }
 
 /// Why something is refused. The number is what programs go by, the text is for people.
@@ -147,6 +160,18 @@ pub mod codes {
     pub const OLD_KEY: u16 = 16;
     /// The coordinator is older than its members and waits for its operator.
     pub const RECOVERY: u16 = 17;
+    /// A network of that name exists.
+    pub const NETWORK_EXISTS: u16 = 18;
+    /// No network has this name and password: unknown, wrong, or without a password. Never said which.
+    pub const WRONG_PASSWORD: u16 = 19;
+    /// The network takes nobody new.
+    pub const LOCKED: u16 = 20;
+    /// The node was evicted from the network.
+    pub const EVICTED: u16 = 21;
+    /// The node is the only owner: somebody must follow, or the network end.
+    pub const LAST_OWNER: u16 = 22;
+    /// No such member.
+    pub const NO_MEMBER: u16 = 23;
 }
 
 /// Joins a network by an invite; registers the node first where that is needed.
@@ -178,6 +203,9 @@ pub struct Joined {
     pub name: String,
     /// What the organisation knows of it now.
     pub registration: Registration,
+    /// It is in only when an owner approves; until then there is no roster for it.
+    #[serde(default)]
+    pub waiting: bool,
 }
 
 /// Makes an invite.
@@ -276,13 +304,13 @@ pub struct DirectoryIs {
 }
 
 /// A message body with limits that its type alone cannot express.
-trait Body: DeserializeOwned {
+pub(super) trait Body: DeserializeOwned {
     fn check(&self) -> Result<(), DecodeError> {
         Ok(())
     }
 }
 
-fn check_text(text: &str) -> Result<(), DecodeError> {
+pub(super) fn check_text(text: &str) -> Result<(), DecodeError> {
     if text.len() > MAX_TEXT {
         Err(DecodeError::Invalid("a text that is too long"))
     } else {
@@ -306,9 +334,17 @@ impl Body for Hello {
 impl Body for Welcome {
     fn check(&self) -> Result<(), DecodeError> {
         if let Some(registration) = &self.registration {
-            check_len(&registration.networks, MAX_NETWORKS, "too many networks")?;
+            registration.check()?;
         }
         check_ext(&self.ext)
+    }
+}
+
+impl Registration {
+    fn check(&self) -> Result<(), DecodeError> {
+        check_len(&self.networks, MAX_NETWORKS, "too many networks")?;
+        check_len(&self.waiting, MAX_NETWORKS, "too many networks")?;
+        self.waiting.iter().try_for_each(|w| check_text(&w.name))
     }
 }
 
@@ -321,6 +357,14 @@ impl Body for Refused {
 impl Body for Join {
     fn check(&self) -> Result<(), DecodeError> {
         check_text(&self.name)
+    }
+}
+
+impl Body for Joined {
+    fn check(&self) -> Result<(), DecodeError> {
+        check_text(&self.network_name)?;
+        check_text(&self.name)?;
+        self.registration.check()
     }
 }
 
@@ -364,7 +408,6 @@ impl Body for Pull {
     }
 }
 
-impl Body for Joined {}
 impl Body for MakeInvite {}
 impl Body for Nonce {}
 impl Body for Removed {}
@@ -434,6 +477,26 @@ messages! {
         7 MakeInvite(MakeInvite),
         /// Answered by `NameSet`.
         8 SetName(SetName),
+        /// Answered by `Joined`.
+        9 CreateNetwork(CreateNetwork),
+        /// Answered by `Joined`.
+        10 JoinByPassword(JoinByPassword),
+        /// Answered by `Done`.
+        11 Leave(Leave),
+        /// Answered by `Done`.
+        12 DeleteNetwork(DeleteNetwork),
+        /// Answered by `Evicted`.
+        13 Evict(Evict),
+        /// Answered by `Done`.
+        14 SetPassword(SetPassword),
+        /// Answered by `Done`.
+        15 SetAccess(SetAccess),
+        /// Answered by `Done`.
+        16 Settle(Settle),
+        /// Answered by `Done`.
+        17 SetRole(SetRole),
+        /// Answered by `Done`.
+        18 SetPresence(SetPresence),
     }
 }
 
@@ -470,6 +533,8 @@ messages! {
         14 InviteMade(InviteMade),
         /// Answer to `SetName`.
         15 NameSet(NameSet),
+        /// Answer to `Evict`.
+        16 Evicted(Evicted),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod frame;
+pub mod membership;
 pub mod mirror;
 
 /// Lowest protocol version that this program speaks.

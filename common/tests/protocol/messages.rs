@@ -1,6 +1,7 @@
 //! One of each message of the control and mirror streams.
 
 use kanpachi_common::{
+    ClientId, MemberId, Password,
     addr::ipv6_of,
     wire::{
         control::{
@@ -9,6 +10,10 @@ use kanpachi_common::{
             Removed, SecretIs, ServerMessage, SetName, Welcome, codes,
         },
         frame::Frame,
+        membership::{
+            CreateNetwork, DeleteNetwork, Evict, Evicted, JoinByPassword, Leave, SetAccess,
+            SetPassword, SetPresence, SetRole, Settle, Waiting,
+        },
         mirror::{MirrorReply, MirrorRequest},
     },
 };
@@ -21,6 +26,11 @@ fn registration() -> Registration {
         ipv4: private.ipv4,
         ipv6: ipv6_of(&org(), &node(2).node_id()),
         networks: vec![NETWORK],
+        client_id: Some(ClientId::of(&node(2).node_id(), 0)),
+        waiting: vec![Waiting {
+            network: NETWORK,
+            name: "games".into(),
+        }],
     }
 }
 
@@ -72,6 +82,74 @@ pub(crate) fn client() -> Vec<(&'static str, Frame)> {
         ("make-invite", ClientMessage::MakeInvite(make).frame(3)),
         ("set-name", ClientMessage::SetName(set).frame(4)),
     ]
+    .into_iter()
+    .chain(membership())
+    .collect()
+}
+
+/// Names and frames of what changes networks.
+fn membership() -> Vec<(&'static str, Frame)> {
+    use ClientMessage as C;
+    let password = || Password::new("correct horse").unwrap();
+    let (network, member) = (NETWORK, MemberId([4; 32]));
+    let create = CreateNetwork {
+        network,
+        name: "games".into(),
+        password: Some(password()),
+        member_name: "machine".into(),
+    };
+    let join = JoinByPassword {
+        network: "games".into(),
+        password: password(),
+        member_name: "machine".into(),
+    };
+    let leave = Leave {
+        network,
+        heir: Some(member),
+    };
+    let evict = Evict {
+        network,
+        member,
+        password: Some(password()),
+    };
+    let set_password = SetPassword {
+        network,
+        password: Some(password()),
+    };
+    let access = SetAccess {
+        network,
+        locked: Some(true),
+        approval: None,
+    };
+    let settle = Settle {
+        network,
+        member,
+        approved: true,
+    };
+    let role = SetRole {
+        network,
+        member,
+        owner: true,
+    };
+    let presence = SetPresence {
+        network,
+        online: false,
+    };
+    vec![
+        ("create-network", C::CreateNetwork(create).frame(5)),
+        ("join-by-password", C::JoinByPassword(join).frame(6)),
+        ("leave", C::Leave(leave).frame(7)),
+        (
+            "delete-network",
+            C::DeleteNetwork(DeleteNetwork { network }).frame(8),
+        ),
+        ("evict", C::Evict(evict).frame(9)),
+        ("set-password", C::SetPassword(set_password).frame(10)),
+        ("set-access", C::SetAccess(access).frame(11)),
+        ("settle", C::Settle(settle).frame(12)),
+        ("set-role", C::SetRole(role).frame(13)),
+        ("set-presence", C::SetPresence(presence).frame(14)),
+    ]
 }
 
 /// Names and frames of what a coordinator sends.
@@ -110,6 +188,7 @@ pub(crate) fn server() -> Vec<(&'static str, Frame)> {
         network_name: "lan".into(),
         name: "machine-2".into(),
         registration: registration(),
+        waiting: false,
     };
     let made = InviteMade {
         link: invite().to_link(),
@@ -119,6 +198,10 @@ pub(crate) fn server() -> Vec<(&'static str, Frame)> {
         names: vec![(NETWORK, "lamp".into())],
     };
     let removed = Removed { network: NETWORK };
+    let evicted = Evicted {
+        revoked_invites: 2,
+        password_known: true,
+    };
     use ServerMessage as S;
     vec![
         ("welcome", S::Welcome(Box::new(welcome)).frame(0)),
@@ -136,6 +219,7 @@ pub(crate) fn server() -> Vec<(&'static str, Frame)> {
         ("joined", S::Joined(joined).frame(2)),
         ("invite-made", S::InviteMade(made).frame(3)),
         ("name-set", S::NameSet(names).frame(4)),
+        ("evicted", S::Evicted(evicted).frame(9)),
     ]
 }
 

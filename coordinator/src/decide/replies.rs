@@ -150,6 +150,7 @@ impl Core {
             network_name: joined.network_name,
             name: joined.name,
             registration: joined.registration,
+            waiting: false,
         };
         self.send(id, request, &ServerMessage::Joined(message));
         if newcomer {

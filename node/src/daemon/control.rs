@@ -9,7 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{core::Request, engine};
 use crate::ipc::{
-    api::{InviteReply, InviteRequest, JoinReply, NickReply, Path, Secret, Status},
+    api::{
+        ChangeReply, ChangeRequest, InviteReply, InviteRequest, JoinReply, NetworkRequest,
+        NickReply, Path, Secret, SessionReply, Status,
+    },
     control::{Control, Pong},
     error::{ApiError, ExitCode, code},
 };
@@ -74,6 +77,22 @@ impl Control for Daemon {
     async fn join(&self, invite: Secret) -> Result<JoinReply, ApiError> {
         let invite = parse(&invite)?;
         self.ask(|reply| Request::Join(invite, reply)).await?
+    }
+
+    async fn create(&self, _: NetworkRequest) -> Result<JoinReply, ApiError> {
+        Err(ApiError::usage("TODO"))
+    }
+
+    async fn join_network(&self, _: NetworkRequest) -> Result<JoinReply, ApiError> {
+        Err(ApiError::usage("TODO"))
+    }
+
+    async fn change(&self, _: ChangeRequest) -> Result<ChangeReply, ApiError> {
+        Err(ApiError::usage("TODO"))
+    }
+
+    async fn set_logged_in(&self, _: bool) -> Result<SessionReply, ApiError> {
+        Err(ApiError::usage("TODO"))
     }
 
     async fn invite(&self, request: InviteRequest) -> Result<InviteReply, ApiError> {

@@ -52,6 +52,12 @@ pub struct Status {
     pub name: Option<String>,
     /// Its libp2p `PeerId`.
     pub node_id: String,
+    /// Nine digits that follow from it, for people.
+    #[serde(default)]
+    pub client_id: String,
+    /// False after `logout`, until `login`.
+    #[serde(default = "yes")]
+    pub logged_in: bool,
     /// Its virtual addresses; null before the first `join`. IPv4 is also null when the pool is in use on another
     /// interface of this machine.
     pub ipv4: Option<Ipv4Addr>,
@@ -69,8 +75,15 @@ pub struct Status {
     pub coordinator: Coordinator,
     /// Networks that this node is a member of.
     pub networks: Vec<Network>,
+    /// Names of networks in which it awaits approval.
+    #[serde(default)]
+    pub waiting: Vec<String>,
     /// What was dropped, refused and noticed, by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Kind of the virtual adapter.
@@ -121,6 +134,15 @@ pub struct Network {
     pub epoch: u64,
     /// What this node may do in it: `member`, `owner`; more may come.
     pub role: String,
+    /// Takes nobody new.
+    #[serde(default)]
+    pub locked: bool,
+    /// Owners approve whoever joins.
+    #[serde(default)]
+    pub approval: bool,
+    /// False after `go-offline`, until `go-online`.
+    #[serde(default = "yes")]
+    pub online: bool,
     /// When the head was signed.
     pub issued_at: Timestamp,
     /// From then on a warning.
@@ -138,12 +160,18 @@ pub struct Member {
     pub name: String,
     /// Its libp2p `PeerId`.
     pub node_id: String,
+    /// Nine digits, for people.
+    #[serde(default)]
+    pub client_id: String,
     /// Its virtual addresses.
     pub ipv4: Option<Ipv4Addr>,
     /// See `ipv4`.
     pub ipv6: Option<Ipv6Addr>,
     /// What it may do in the network.
     pub role: String,
+    /// It awaits approval: listed, and nothing else.
+    #[serde(default)]
+    pub waiting: bool,
     /// Is it known to be there: by a live tunnel or by the coordinator's word.
     pub online: bool,
     /// What packets to it travel on; null when there is no tunnel.
@@ -311,6 +339,89 @@ pub struct InviteReply {
     pub expires_at: Option<Timestamp>,
 }
 
+/// `POST /v1/create`, `POST /v1/join-network`: a network by its name and password.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRequest {
+    /// Name of the network.
+    pub network: String,
+    /// Its password; null is none, which only `create` takes.
+    #[serde(default)]
+    pub password: Option<Secret>,
+}
+
+/// `POST /v1/change`: what changes a network that this machine is a member of. `network` is a name, `member` a name, a
+/// virtual address, a node id or a client id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the fields are what the variants say")]
+pub enum ChangeRequest {
+    /// Leaves; the only owner names an heir.
+    Leave {
+        network: String,
+        #[serde(default)]
+        heir: Option<String>,
+    },
+    /// Ends the network for everybody.
+    Delete { network: String },
+    /// Ends a membership; with a new password for the network in the same step.
+    Evict {
+        network: String,
+        member: String,
+        #[serde(default)]
+        password: Option<Secret>,
+    },
+    /// Sets, changes or (null) removes the password.
+    SetPassword {
+        network: String,
+        #[serde(default)]
+        password: Option<Secret>,
+    },
+    /// Says who may join; null leaves as it is.
+    SetAccess {
+        network: String,
+        #[serde(default)]
+        locked: Option<bool>,
+        #[serde(default)]
+        approval: Option<bool>,
+    },
+    /// Lets a waiting member in.
+    Approve { network: String, member: String },
+    /// Does not let a waiting member in.
+    Reject { network: String, member: String },
+    /// Makes a member an owner, or an owner a member.
+    SetRole {
+        network: String,
+        member: String,
+        owner: bool,
+    },
+    /// Is there for the others again.
+    GoOnline { network: String },
+    /// Is not there for the others, and they not for this machine, until `go-online`.
+    GoOffline { network: String },
+}
+
+/// The answer to a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeReply {
+    /// Name of the network.
+    pub network: String,
+    /// Name of the member that it was about.
+    pub member: Option<String>,
+    /// After `evict`: invites that were revoked.
+    pub revoked_invites: Option<u32>,
+    /// After `evict`: the network has a password that the evicted member may know.
+    pub password_known: Option<bool>,
+}
+
+/// `POST /v1/login`, `POST /v1/logout`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionReply {
+    /// Is this machine to be logged in? Kept over restarts.
+    pub logged_in: bool,
+    /// Was it so before?
+    pub already: bool,
+}
+
 /// `POST /v1/join`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinRequest {
@@ -329,6 +440,9 @@ pub struct JoinReply {
     pub ipv6: Option<Ipv6Addr>,
     /// Names of all the networks that this node is now a member of.
     pub networks: Vec<String>,
+    /// Names of those in which it awaits approval.
+    #[serde(default)]
+    pub waiting: Vec<String>,
 }
 
 /// The line of `host --json`.

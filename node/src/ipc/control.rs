@@ -5,7 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    api::{InviteReply, InviteRequest, JoinReply, NickReply, Path, Secret, Status},
+    api::{
+        ChangeReply, ChangeRequest, InviteReply, InviteRequest, JoinReply, NetworkRequest,
+        NickReply, Path, Secret, SessionReply, Status,
+    },
     error::ApiError,
 };
 
@@ -21,6 +24,18 @@ pub trait Control: Send + Sync + 'static {
 
     /// Joins by an invite. Returns when the membership is on disk and the adapter is up.
     async fn join(&self, invite: Secret) -> Result<JoinReply, ApiError>;
+
+    /// Makes a network.
+    async fn create(&self, request: NetworkRequest) -> Result<JoinReply, ApiError>;
+
+    /// Joins one more network by name and password. Returns when the roster is on disk, or when an owner is to approve.
+    async fn join_network(&self, request: NetworkRequest) -> Result<JoinReply, ApiError>;
+
+    /// Changes a network that this machine is a member of.
+    async fn change(&self, request: ChangeRequest) -> Result<ChangeReply, ApiError>;
+
+    /// Logs in or out.
+    async fn set_logged_in(&self, logged_in: bool) -> Result<SessionReply, ApiError>;
 
     /// Has the coordinator make an invite.
     async fn invite(&self, request: InviteRequest) -> Result<InviteReply, ApiError>;

@@ -123,6 +123,8 @@ impl StolenCoordinator {
             ipv4: Some(ipv4),
             ipv6: ipv6_of(&self.org(), node),
             networks: vec![self.network],
+            client_id: None,
+            waiting: vec![],
         })
     }
 }

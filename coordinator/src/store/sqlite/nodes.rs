@@ -85,6 +85,8 @@ pub(super) fn registration(
         ipv4: addresses::of_node(conn, node)?,
         ipv6: ipv6_of(&signer.org(), &node),
         networks: networks::of_node(conn, node)?,
+        client_id: None,
+        waiting: vec![],
     })
 }
 

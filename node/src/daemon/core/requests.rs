@@ -235,6 +235,7 @@ impl Core {
             ipv4: adapter.and_then(|a| a.ipv4()).map(|(a, _)| a),
             ipv6: adapter.and_then(|a| a.ipv6()).map(|(a, _)| a),
             networks,
+            waiting: vec![],
         }
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use jiff::Timestamp;
 use kanpachi_common::{
-    NodeId,
+    ClientId, NodeId,
     roster::{Caps, VerifiedRoster},
 };
 use kanpachi_proto::{
@@ -57,6 +57,9 @@ impl Core {
             listen: vec![self.socket.local_addr()],
             coordinator: self.coordinator(),
             networks,
+            client_id: ClientId::of(&self.me(), 0).to_string(),
+            logged_in: true,
+            waiting: vec![],
             counters: self.counters(report.as_ref()),
         }
     }
@@ -116,6 +119,9 @@ impl Core {
             issued_at: timestamp(head.issued_at),
             soft_expires_at: Some(timestamp(head.soft_expires_at)),
             hard_expires_at: head.hard_expires_at.map(timestamp),
+            locked: roster.settings().access().locked,
+            approval: roster.settings().access().approval,
+            online: true,
             members,
         }
     }
@@ -160,6 +166,8 @@ impl Core {
             ipv4: peer.ipv4,
             ipv6: Some(peer.ipv6),
             role: role(place.caps),
+            client_id: ClientId::of(&peer.node, 0).to_string(),
+            waiting: false,
             online: up.is_some() || (told && self.is_connected()),
             path,
             via: None,
