@@ -37,10 +37,14 @@ impl Behaviour {
         Self::default()
     }
 
-    /// A peer saw us under this address. Addresses by way of a relay are the relay's and are passed over.
+    /// A peer saw us under this address. What is seen by way of a relay is the relay's address, or none, and is
+    /// passed over.
     pub fn report(&mut self, addr: Multiaddr) {
-        let relayed = addr.iter().any(|p| p == Protocol::P2pCircuit);
-        if relayed || addr.is_empty() || self.pending.len() >= MAX_PENDING {
+        let direct = matches!(
+            addr.iter().next(),
+            Some(Protocol::Ip4(_) | Protocol::Ip6(_))
+        ) && !addr.iter().any(|p| p == Protocol::P2pCircuit);
+        if !direct || self.pending.len() >= MAX_PENDING {
             return;
         }
         self.pending.push_back(addr);
@@ -97,5 +101,34 @@ impl NetworkBehaviour for Behaviour {
                 Poll::Pending
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_seen_directly_are_passed_on() {
+        let mut behaviour = Behaviour::new();
+        let peer = PeerId::random();
+        let seen: Multiaddr = "/ip4/203.0.113.7/udp/34001/quic-v1".parse().unwrap();
+        let relayed = seen
+            .clone()
+            .with(Protocol::P2p(peer))
+            .with(Protocol::P2pCircuit);
+        for addr in [
+            Multiaddr::empty(),
+            Protocol::P2p(peer).into(),
+            relayed,
+            seen.clone(),
+        ] {
+            behaviour.report(addr);
+        }
+        assert_eq!(behaviour.pending, std::slice::from_ref(&seen));
+        for _ in 0..100 {
+            behaviour.report(seen.clone());
+        }
+        assert_eq!(behaviour.pending.len(), MAX_PENDING);
     }
 }
