@@ -18,6 +18,8 @@ use libp2p::{
     multiaddr::Protocol,
 };
 
+use crate::quic::address::is_link_local;
+
 /// Says of each IP address whether the swarm may listen on, announce or dial it.
 #[derive(Clone)]
 pub struct AddressFilter(Arc<dyn Fn(IpAddr) -> bool + Send + Sync>);
@@ -67,6 +69,14 @@ fn ips(addr: &Multiaddr) -> impl Iterator<Item = IpAddr> + '_ {
         Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
         _ => None,
     })
+}
+
+/// Link-local IPv6 means nothing without the interface, for which our addresses have no room.
+fn means_something_elsewhere(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(ip) => !is_link_local(&ip),
+    }
 }
 
 /// A transport that knows nothing of addresses outside its filter.
@@ -147,6 +157,7 @@ impl<T> Filtered<T> {
                 listen_addr,
             } => {
                 self.filter.allows(listen_addr)
+                    && ips(listen_addr).all(means_something_elsewhere)
                     && self.announced.insert((*listener_id, listen_addr.clone()))
             }
             TransportEvent::AddressExpired {
@@ -191,5 +202,30 @@ mod tests {
             "/ip4/198.19.0.1/udp/1/quic-v1/p2p/{peer}/p2p-circuit"
         )));
         assert!(allowed(&format!("/p2p/{peer}/p2p-circuit")));
+    }
+
+    #[test]
+    fn link_local_addresses_are_listened_on_but_not_announced() {
+        let mut filtered = Filtered::new((), AddressFilter::allow_all());
+        let listener_id = ListenerId::next();
+        let mut announced = |text: &str| {
+            let listen_addr = text.parse().unwrap();
+            filtered.keep::<()>(&TransportEvent::NewAddress {
+                listener_id,
+                listen_addr,
+            })
+        };
+        assert!(announced("/ip6/2001:db8::1/tcp/1"));
+        assert!(announced("/ip4/192.0.2.1/tcp/1"));
+        for own_link_only in ["fe80::1", "fe80::1:2:3:4", "febf::1"] {
+            assert!(!announced(&format!("/ip6/{own_link_only}/tcp/1")));
+            assert!(!announced(&format!("/ip6/{own_link_only}/udp/1/quic-v1")));
+        }
+        // What was never announced does not expire either.
+        let listen_addr = "/ip6/fe80::1/tcp/1".parse().unwrap();
+        assert!(!filtered.keep::<()>(&TransportEvent::AddressExpired {
+            listener_id,
+            listen_addr,
+        }));
     }
 }

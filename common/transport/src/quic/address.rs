@@ -37,8 +37,8 @@ pub fn to_multiaddr(addr: SocketAddr) -> Multiaddr {
         .with(Protocol::QuicV1)
 }
 
-/// Link-local IPv6 means nothing without the interface, for which a multiaddr has no room here.
-pub(super) fn is_link_local(ip: &Ipv6Addr) -> bool {
+/// Is it in fe80::/10 (RFC 4291 §2.5.6)?
+pub(crate) fn is_link_local(ip: &Ipv6Addr) -> bool {
     ip.segments()[0] & 0xffc0 == 0xfe80
 }
 

@@ -12,7 +12,7 @@ use if_watch::{IfEvent, tokio::IfWatcher};
 use libp2p::{Multiaddr, core::transport::ListenerId};
 use std::pin::Pin;
 
-use super::address::{is_link_local, to_multiaddr};
+use super::address::to_multiaddr;
 
 /// A listener. All of them share the endpoint; they differ in the addresses that they announce.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Listener {
     }
 
     fn announces(&self, ip: IpAddr) -> bool {
-        ip.is_ipv4() == self.ip.is_ipv4() && !matches!(ip, IpAddr::V6(v6) if is_link_local(&v6))
+        ip.is_ipv4() == self.ip.is_ipv4()
     }
 
     fn multiaddr(&self, ip: IpAddr) -> Multiaddr {
