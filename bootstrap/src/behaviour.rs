@@ -110,6 +110,8 @@ fn kad(peer: PeerId, org: &OrgId) -> kad::Behaviour<MemoryStore> {
         .set_publication_interval(None)
         .set_provider_publication_interval(None)
         .set_caching(kad::Caching::Disabled)
+        // The server refreshes the buckets when it knows somebody; by itself kad warns that it knows nobody.
+        .set_periodic_bootstrap_interval(None)
         .set_query_timeout(Duration::from_secs(30));
     let mut kad = kad::Behaviour::with_config(peer, store, config);
     // By itself it would wait for an external address and answer nobody until then.

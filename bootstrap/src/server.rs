@@ -29,6 +29,8 @@ use crate::{
 
 /// Records of one source at the most: what it may fill of everybody's room. Far more than its own of some days.
 const MAX_RECORDS_PER_SOURCE: usize = 512;
+/// How often the routing table is refreshed.
+const REFRESH: Duration = Duration::from_secs(300);
 /// How often expired records are dropped and missing bootstraps are dialled.
 const TICK: Duration = Duration::from_secs(30);
 /// Addresses of one peer that are passed on at the most.
@@ -69,12 +71,14 @@ pub(crate) struct Server {
     dials: mpsc::Receiver<DialOpts>,
     dial: mpsc::Sender<DialOpts>,
     tick: Interval,
+    refresh: Interval,
 }
 
 impl Server {
     pub(crate) fn new(parts: Parts) -> Self {
-        let mut tick = interval(TICK);
+        let (mut tick, mut refresh) = (interval(TICK), interval(REFRESH));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // One look-up for each bootstrap of a directory at a time.
         let (dial, dials) = mpsc::channel(kanpachi_common::org::MAX_SERVERS);
         Self {
@@ -84,6 +88,7 @@ impl Server {
             dials,
             dial,
             tick,
+            refresh,
         }
     }
 
@@ -136,6 +141,10 @@ impl Server {
                 }
                 Some(opts) = self.dials.recv() => self.on_dial(opts),
                 Ok(()) = self.directory_changes.changed() => self.dial_bootstraps(),
+                _ = self.refresh.tick() => {
+                    // The error says that nobody is known yet.
+                    let _ = self.parts.swarm.behaviour_mut().kad.bootstrap();
+                }
                 _ = self.tick.tick() => {
                     self.drop_expired();
                     self.dial_bootstraps();
