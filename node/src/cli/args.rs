@@ -9,6 +9,7 @@ use clap::{
 use kanpachi_common::{Pool, name, org::Address};
 use zeroize::Zeroizing;
 
+use super::networks::args::{NetworkCommand, PasswordFile};
 use crate::{
     options::{Advertise, DEFAULT_NETWORK, DaemonOptions},
     platform::{DEFAULT_INTERFACE, Native, Platform as _},
@@ -99,18 +100,25 @@ Examples:
         listen: Option<u16>,
     },
 
-    /// Join a network by its invite
+    /// Join a network by its invite, or one more by its name and password
     ///
-    /// With a daemon running, that daemon joins. With none, this command becomes the daemon and stays in the foreground.
+    /// An invite brings a machine into an organisation and one of its networks; with no daemon running, this command becomes
+    /// the daemon and stays in the foreground. A name and a password bring a machine of the organisation into one more
+    /// network. On a terminal the password is asked for.
     #[command(after_help = "\
 Examples:
   sudo kanpachi join 'kanpachi://join/lan#AbCd…'
   sudo kanpachi join - < invite.txt           keeps the secret out of the process list
+  sudo kanpachi join games
+  sudo kanpachi join games --password-file secret.txt
   sudo kanpachi --json join - < invite.txt    one line {\"name\",\"ipv4\",\"ipv6\",\"networks\"} when through")]
     Join {
-        /// The invite, or `-` to read it from standard input
-        #[arg(value_parser = secret)]
-        invite: Zeroizing<String>,
+        /// The invite, or `-` to read it from standard input; or the name of a network
+        #[arg(value_name = "INVITE|NETWORK", value_parser = secret)]
+        target: Zeroizing<String>,
+        /// The password of the network.
+        #[command(flatten)]
+        password: PasswordFile,
     },
 
     /// Make an invite: link, QR code and the command for the next machine
@@ -132,6 +140,10 @@ Examples:
         #[arg(long, value_name = "TIME", default_value = "7d", value_parser = time_span)]
         expires: Duration,
     },
+
+    /// What changes networks.
+    #[command(flatten)]
+    Networks(NetworkCommand),
 
     /// Show the networks and who is in them
     #[command(after_help = "\
@@ -155,7 +167,7 @@ Examples:
   kanpachi peer lamp
   kanpachi peer 198.19.77.1 --json")]
     Peer {
-        /// Name, virtual address or node id of a member
+        /// Name, virtual address, client id or node id of a member
         #[arg(value_name = "NAME|ADDRESS")]
         target: String,
     },
@@ -168,7 +180,7 @@ Examples:
   kanpachi ping lamp
   kanpachi ping 198.19.77.1 -c 1 --json       one line of JSON per answer")]
     Ping {
-        /// Name, virtual address or node id of a member
+        /// Name, virtual address, client id or node id of a member
         #[arg(value_name = "NAME|ADDRESS")]
         target: String,
 
@@ -267,7 +279,7 @@ fn log_level(text: &str) -> Result<String, String> {
         .map_err(|_| "use off, error, warn, info, debug or trace".to_owned())
 }
 
-fn node_name(text: &str) -> Result<String, name::NameError> {
+pub(super) fn node_name(text: &str) -> Result<String, name::NameError> {
     name::check(text)
 }
 

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io::{self, Read as _},
+    path::Path,
     sync::Arc,
 };
 
@@ -14,6 +15,8 @@ use super::{
     args::{Cli, Command, Global, Host},
     console::Console,
     json_line, logging,
+    networks::{self, Order, Target, args::NetworkCommand},
+    password::Terminal,
     render::{self, Look, PingSummary},
     steps::{Progress, Silent, Spoken},
 };
@@ -57,7 +60,9 @@ pub fn run(cli: Cli, entry: Entry, console: Console) -> Result<(), ApiError> {
     match cli.command {
         Command::Host(host) => session.host(host),
         Command::Up { listen } => session.up(listen),
-        Command::Join { invite } => session.join(invite),
+        Command::Join { target, password } => {
+            session.join(&target, password.password_file.as_deref())
+        }
         other => block_on(false, session.ask(other))?,
     }
 }
@@ -93,8 +98,15 @@ impl Session {
         become_daemon(|| start(options, progress))
     }
 
-    fn join(&self, invite: Zeroizing<String>) -> Result<(), ApiError> {
-        let invite = read_invite(invite, self.console)?;
+    fn join(&self, target: &str, password: Option<&Path>) -> Result<(), ApiError> {
+        let invite = match networks::target(target)? {
+            Target::Network(network) => return self.join_network(network, password),
+            Target::Stdin => read_invite(self.console)?,
+            Target::Invite(invite) => invite,
+        };
+        if password.is_some() {
+            return Err(ApiError::usage("an invite needs no password"));
+        }
         if block_on(false, self.client.is_running())?? {
             let reply = block_on(false, self.client.join(invite))??;
             self.show(&reply, |look| render::joined(&reply, look));
@@ -108,6 +120,50 @@ impl Session {
         options.join = Some(invite);
         let progress = self.progress(DEFAULT_NETWORK);
         become_daemon(|| start(options, progress))
+    }
+
+    fn join_network(&self, network: String, password: Option<&Path>) -> Result<(), ApiError> {
+        let terminal = Terminal::new(self.console, self.global.json);
+        let request = networks::join(network, password, &terminal)?;
+        block_on(false, async {
+            let reply = self.client.join_network(&request).await?;
+            let id = self.client_id(!reply.waiting.is_empty()).await;
+            self.show(&reply, |look| {
+                render::entered(&request.network, &reply, id.as_deref(), look)
+            });
+            Ok(())
+        })?
+    }
+
+    /// By what an owner would let this machine in, if that is what it waits for.
+    async fn client_id(&self, waiting: bool) -> Option<String> {
+        if !waiting || self.global.json {
+            return None;
+        }
+        let id = self.client.status().await.ok()?.client_id;
+        (!id.is_empty()).then_some(id)
+    }
+
+    async fn order(&self, command: NetworkCommand) -> Result<(), ApiError> {
+        let terminal = Terminal::new(self.console, self.global.json);
+        match networks::order(command, &terminal)? {
+            Order::Create(request) => {
+                let reply = self.client.create(&request).await?;
+                let password = request.password.is_some();
+                self.show(&reply, |look| {
+                    render::created(&request.network, password, look)
+                });
+            }
+            Order::Change(request) => {
+                let reply = self.client.change(&request).await?;
+                self.show(&reply, |look| render::changed(&request, &reply, look));
+            }
+            Order::LoggedIn(wanted) => {
+                let reply = self.client.set_logged_in(wanted).await?;
+                self.show(&reply, |_| render::session(&reply));
+            }
+        }
+        Ok(())
     }
 
     async fn ask(&self, command: Command) -> Result<(), ApiError> {
@@ -140,6 +196,7 @@ impl Session {
                     render::invite(&reply, self.console.out_terminal, look)
                 });
             }
+            Command::Networks(command) => self.order(command).await?,
             Command::SetNick { name } => {
                 let reply = self.client.set_nick(name.clone()).await?;
                 self.show(&reply, |_| render::renamed(&name, &reply));
@@ -231,16 +288,12 @@ fn not_built(what: &str) -> ApiError {
     )
 }
 
-/// The invite as typed or from standard input, known to be one.
-fn read_invite(given: Zeroizing<String>, console: Console) -> Result<Secret, ApiError> {
-    let text = if given.as_str() == "-" {
-        if io::IsTerminal::is_terminal(&io::stdin()) {
-            console.print_err("Paste the invite and press Enter, then Ctrl-D:\n");
-        }
-        read_bounded(io::stdin().lock())?
-    } else {
-        given
-    };
+/// The invite from standard input, known to be one.
+fn read_invite(console: Console) -> Result<Secret, ApiError> {
+    if io::IsTerminal::is_terminal(&io::stdin()) {
+        console.print_err("Paste the invite and press Enter, then Ctrl-D:\n");
+    }
+    let text = read_bounded(io::stdin().lock())?;
     let text = Zeroizing::new(text.trim().to_owned());
     check_invite(&text)?;
     Ok(text.into())

@@ -105,8 +105,8 @@ mod tests {
             ),
             (
                 &["join"],
-                "the following required arguments were not provided: <INVITE>",
-                "kanpachi join <INVITE>",
+                "the following required arguments were not provided: <INVITE|NETWORK>",
+                "kanpachi join <INVITE|NETWORK>",
             ),
             (
                 &["list", "--jsno"],

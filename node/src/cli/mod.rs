@@ -7,10 +7,12 @@ pub mod args;
 pub mod commands;
 pub mod console;
 pub mod logging;
+pub mod networks;
 pub mod render;
 pub mod steps;
 
 mod mistakes;
+mod password;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 

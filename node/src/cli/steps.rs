@@ -237,10 +237,11 @@ mod tests {
             ipv4: None,
             ipv6: None,
             networks: vec!["lan".to_owned()],
+            waiting: Vec::new(),
         });
         assert_eq!(
             super::super::json_line(&joined),
-            "{\"name\":\"lamp\",\"ipv4\":null,\"ipv6\":null,\"networks\":[\"lan\"]}\n"
+            "{\"name\":\"lamp\",\"ipv4\":null,\"ipv6\":null,\"networks\":[\"lan\"],\"waiting\":[]}\n"
         );
         assert_eq!(super::super::json_line(&Ready::Up(None)), "null\n");
     }

@@ -228,6 +228,12 @@ impl Path {
 pub struct ListReply {
     /// As in [`Status`].
     pub networks: Vec<Network>,
+    /// As in [`Status`].
+    #[serde(default)]
+    pub waiting: Vec<String>,
+    /// As in [`Status`].
+    #[serde(default = "yes")]
+    pub logged_in: bool,
 }
 
 /// `GET /v1/peer?target=NAME|ADDRESS`

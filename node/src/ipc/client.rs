@@ -19,8 +19,9 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::{
     api::{
-        DownReply, InviteReply, InviteRequest, JoinReply, JoinRequest, ListReply, NickReply,
-        NickRequest, PeerReply, PingReply, PingRequest, Secret, Status, VersionReply,
+        ChangeReply, ChangeRequest, DownReply, InviteReply, InviteRequest, JoinReply, JoinRequest,
+        ListReply, NetworkRequest, NickReply, NickRequest, PeerReply, PingReply, PingRequest,
+        Secret, SessionReply, Status, VersionReply,
     },
     error::{ApiError, ErrorReply, ExitCode, code},
 };
@@ -114,6 +115,39 @@ impl Client {
     /// No daemon, no permission, or whatever the invite is refused for.
     pub async fn join(&self, invite: Secret) -> Result<JoinReply, ApiError> {
         self.post("/v1/join", &JoinRequest { invite }, JOIN).await
+    }
+
+    /// `POST /v1/create`
+    ///
+    /// # Errors
+    /// No daemon, no permission, no coordinator, or the name is taken.
+    pub async fn create(&self, request: &NetworkRequest) -> Result<JoinReply, ApiError> {
+        self.post("/v1/create", request, JOIN).await
+    }
+
+    /// `POST /v1/join-network`
+    ///
+    /// # Errors
+    /// No daemon, no permission, no coordinator, or whatever it is refused for.
+    pub async fn join_network(&self, request: &NetworkRequest) -> Result<JoinReply, ApiError> {
+        self.post("/v1/join-network", request, JOIN).await
+    }
+
+    /// `POST /v1/change`
+    ///
+    /// # Errors
+    /// No daemon, no permission, no coordinator, or whatever it is refused for.
+    pub async fn change(&self, request: &ChangeRequest) -> Result<ChangeReply, ApiError> {
+        self.post("/v1/change", request, REMOTE).await
+    }
+
+    /// `POST /v1/login`, `POST /v1/logout`
+    ///
+    /// # Errors
+    /// No daemon, no permission, or the decision cannot be written down.
+    pub async fn set_logged_in(&self, logged_in: bool) -> Result<SessionReply, ApiError> {
+        let path = if logged_in { "/v1/login" } else { "/v1/logout" };
+        self.post(path, &serde_json::Map::new(), REMOTE).await
     }
 
     /// `POST /v1/invite`

@@ -112,6 +112,24 @@ pub mod code {
     pub const UNKNOWN_PEER: &str = "unknown_peer";
     /// More than one member of that name.
     pub const AMBIGUOUS_PEER: &str = "ambiguous_peer";
+    /// A network of that name exists.
+    pub const NETWORK_EXISTS: &str = "network_exists";
+    /// No network has this name and password: unknown, wrong, or without a password. Never said which.
+    pub const WRONG_PASSWORD: &str = "wrong_password";
+    /// The network takes nobody new.
+    pub const NETWORK_LOCKED: &str = "network_locked";
+    /// As many members as a network may have.
+    pub const NETWORK_FULL: &str = "network_full";
+    /// This machine was evicted from the network.
+    pub const EVICTED: &str = "evicted";
+    /// The only owner: somebody must follow, or the network end.
+    pub const LAST_OWNER: &str = "last_owner";
+    /// Only owners of the network may do this.
+    pub const NOT_ALLOWED: &str = "not_allowed";
+    /// Is a member of the network already.
+    pub const ALREADY_MEMBER: &str = "already_member";
+    /// Awaits approval already.
+    pub const ALREADY_WAITING: &str = "already_waiting";
     /// Not a name.
     pub const BAD_NAME: &str = "bad_name";
     /// Understood and declined by the coordinator.

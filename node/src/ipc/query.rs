@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use kanpachi_common::{
+    ClientId,
     invite::{Invite, InviteError},
     name,
 };
@@ -24,19 +25,17 @@ impl Status {
     pub fn list(self) -> ListReply {
         ListReply {
             networks: self.networks,
+            waiting: self.waiting,
+            logged_in: self.logged_in,
         }
     }
 
-    /// The member with this name (in either case), virtual address or node id.
+    /// The member with this name (in either case), virtual address, node id or client id.
     ///
     /// # Errors
     /// Nobody, this machine itself, or more than one.
     pub fn find(&self, target: &str) -> Result<PeerReply, ApiError> {
-        if target.is_empty() || target.len() > MAX_TARGET {
-            return Err(ApiError::usage(
-                "a member is given by its name, its virtual address or its node id",
-            ));
-        }
+        check_target(target)?;
         let wanted = Wanted::new(target);
         let mut found: Option<PeerReply> = None;
         for network in &self.networks {
@@ -67,8 +66,13 @@ impl Status {
             |ip| self.ipv4.map(IpAddr::from) == Some(ip) || self.ipv6.map(IpAddr::from) == Some(ip);
         let own = match wanted {
             Wanted::Address(ip) => own_address(*ip),
-            Wanted::Name { folded, exact } => {
+            Wanted::Name {
+                folded,
+                exact,
+                client,
+            } => {
                 *exact == self.node_id
+                    || is_client(client.as_deref(), &self.client_id)
                     || self
                         .name
                         .as_deref()
@@ -102,6 +106,19 @@ impl Status {
         )
         .hint(hint)
     }
+}
+
+/// Can this be meant for a member?
+///
+/// # Errors
+/// `usage`, exit code 2.
+pub fn check_target(target: &str) -> Result<(), ApiError> {
+    if target.is_empty() || target.len() > MAX_TARGET {
+        return Err(ApiError::usage(
+            "a member is given by its name, its virtual address, its client id or its node id",
+        ));
+    }
+    Ok(())
 }
 
 /// Is this an invite at all? Whether it is still good is for the coordinator to say.
@@ -143,7 +160,17 @@ fn address(member: &Member) -> String {
 /// What was typed, made comparable once.
 enum Wanted<'a> {
     Address(IpAddr),
-    Name { folded: String, exact: &'a str },
+    Name {
+        folded: String,
+        exact: &'a str,
+        /// The same as a client id in its one form, if it is one. Nobody can keep others from taking one as a name, so
+        /// both are looked at, and two that fit are ambiguous.
+        client: Option<String>,
+    },
+}
+
+fn is_client(wanted: Option<&str>, id: &str) -> bool {
+    wanted.is_some_and(|wanted| wanted == id)
 }
 
 impl<'a> Wanted<'a> {
@@ -153,6 +180,7 @@ impl<'a> Wanted<'a> {
             Err(_) => Self::Name {
                 folded: name::fold(target),
                 exact: target,
+                client: target.parse().ok().map(|id: ClientId| id.to_string()),
             },
         }
     }
@@ -161,8 +189,14 @@ impl<'a> Wanted<'a> {
         match self {
             Self::Address(IpAddr::V4(ip)) => member.ipv4 == Some(*ip),
             Self::Address(IpAddr::V6(ip)) => member.ipv6 == Some(*ip),
-            Self::Name { folded, exact } => {
-                member.node_id == *exact || name::fold(&member.name) == *folded
+            Self::Name {
+                folded,
+                exact,
+                client,
+            } => {
+                member.node_id == *exact
+                    || is_client(client.as_deref(), &member.client_id)
+                    || name::fold(&member.name) == *folded
             }
         }
     }
@@ -182,6 +216,8 @@ mod tests {
             "198.19.20.30",
             "fd6b:616e:7061:1::2",
             "12D3KooWKitchen",
+            "091-111-222",
+            "091111222",
         ] {
             let found = status.find(target).unwrap();
             assert_eq!(found.peer.name, "Küche", "{target}");
@@ -198,7 +234,7 @@ mod tests {
             error.hint.as_deref(),
             Some("members are: Küche, lamp, サーバー")
         );
-        for own in ["desk", "198.19.4.5"] {
+        for own in ["desk", "198.19.4.5", "090-736-821"] {
             assert_eq!(
                 status.find(own).unwrap_err().to_string(),
                 format!("{own} is this machine itself")
@@ -241,6 +277,13 @@ mod tests {
         other.node_id = "12D3KooWOther".to_owned();
         other.ipv4 = Some([198, 19, 9, 9].into());
         status.networks[1].members.push(other);
+        // A name that is the client id of somebody else leads to neither.
+        let mut posing = status.clone();
+        posing.networks[0].members[1].name = "091-111-222".to_owned();
+        assert_eq!(
+            posing.find("091-111-222").unwrap_err().code,
+            code::AMBIGUOUS_PEER
+        );
         let error = status.find("lamp").unwrap_err();
         assert_eq!(error.code, code::AMBIGUOUS_PEER);
         assert_eq!(

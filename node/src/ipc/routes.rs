@@ -19,9 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     api::{
-        DownReply, InviteReply, InviteRequest, JoinReply, JoinRequest, ListReply, Member,
-        NickReply, NickRequest, PeerReply, PingReply, PingRequest, SCHEMA, Status, VersionReply,
+        ChangeReply, ChangeRequest, DownReply, InviteReply, InviteRequest, JoinReply, JoinRequest,
+        ListReply, Member, NetworkRequest, NickReply, NickRequest, PeerReply, PingReply,
+        PingRequest, SCHEMA, SessionReply, Status, VersionReply,
     },
+    change::bad_name,
     control::Control,
     error::{ApiError, ErrorReply, code},
     query::check_invite,
@@ -53,6 +55,11 @@ pub(super) fn router(control: Arc<dyn Control>, stop: CancellationToken) -> Rout
         .route("/v1/peer", get(peer))
         .route("/v1/ping", post(ping))
         .route("/v1/join", post(join))
+        .route("/v1/create", post(create))
+        .route("/v1/join-network", post(join_network))
+        .route("/v1/change", post(change))
+        .route("/v1/login", post(login))
+        .route("/v1/logout", post(logout))
         .route("/v1/invite", post(invite))
         .route("/v1/set-nick", post(set_nick))
         .route("/v1/down", post(down))
@@ -100,6 +107,53 @@ async fn join(
     let request: JoinRequest = read(body).await?;
     check_invite(request.invite.expose())?;
     Ok(Json(shared.control.join(request.invite.clone()).await?))
+}
+
+async fn create(
+    State(shared): State<Shared>,
+    _: MayChange,
+    body: Body,
+) -> Result<Json<JoinReply>, Rejection> {
+    let mut request: NetworkRequest = read(body).await?;
+    request.check()?;
+    Ok(Json(shared.control.create(request).await?))
+}
+
+async fn join_network(
+    State(shared): State<Shared>,
+    _: MayChange,
+    body: Body,
+) -> Result<Json<JoinReply>, Rejection> {
+    let mut request: NetworkRequest = read(body).await?;
+    request.check()?;
+    if request.password.is_none() {
+        return Err(ApiError::usage("a network is joined by its password").into());
+    }
+    Ok(Json(shared.control.join_network(request).await?))
+}
+
+async fn change(
+    State(shared): State<Shared>,
+    _: MayChange,
+    body: Body,
+) -> Result<Json<ChangeReply>, Rejection> {
+    let mut request: ChangeRequest = read(body).await?;
+    request.check()?;
+    Ok(Json(shared.control.change(request).await?))
+}
+
+async fn login(
+    State(shared): State<Shared>,
+    _: MayChange,
+) -> Result<Json<SessionReply>, Rejection> {
+    Ok(Json(shared.control.set_logged_in(true).await?))
+}
+
+async fn logout(
+    State(shared): State<Shared>,
+    _: MayChange,
+) -> Result<Json<SessionReply>, Rejection> {
+    Ok(Json(shared.control.set_logged_in(false).await?))
 }
 
 async fn invite(
@@ -269,10 +323,6 @@ async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Rejection> {
         ))
         .into()
     })
-}
-
-fn bad_name(error: kanpachi_common::name::NameError) -> ApiError {
-    ApiError::new(super::ExitCode::Usage, code::BAD_NAME, error)
 }
 
 /// Proof that the caller may change things.

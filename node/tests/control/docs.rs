@@ -7,7 +7,8 @@ use kanpachi_node::{
     cli::args::Cli,
     ipc::{
         api::{
-            DownReply, HostReply, InviteReply, JoinReply, NickReply, PeerReply, PingReply, Status,
+            ChangeReply, DownReply, HostReply, InviteReply, JoinReply, ListReply, NickReply,
+            PeerReply, PingReply, SessionReply, Status,
         },
         error::ErrorReply,
     },
@@ -48,12 +49,15 @@ fn every_example_has_every_field_and_no_other() {
             "JoinReply" => same::<JoinReply>(&example),
             "NickReply" => same::<NickReply>(&example),
             "DownReply" => same::<DownReply>(&example),
+            "ListReply" => same::<ListReply>(&example),
+            "ChangeReply" => same::<ChangeReply>(&example),
+            "SessionReply" => same::<SessionReply>(&example),
             "ErrorReply" => same::<ErrorReply>(&example),
             other => panic!("no type for the example {other}"),
         }
         seen.insert(name);
     }
-    assert_eq!(seen.len(), 9, "{seen:?}");
+    assert_eq!(seen.len(), 12, "{seen:?}");
 }
 
 #[test]
@@ -172,7 +176,7 @@ fn every_error_code_and_path_is_listed_and_none_that_is_not_there() {
         })
         .collect();
     assert!(
-        served.len() == 9 && listed == served,
+        served.len() == 14 && listed == served,
         "{listed:?} {served:?}"
     );
 }

@@ -71,6 +71,12 @@ async fn everybody_reads_and_only_root_and_the_group_change() {
         send("/v1/join", r#"{"invite":"x"}"#),
         send("/v1/invite", r#"{"network":"lan"}"#),
         send("/v1/set-nick", r#"{"name":"x"}"#),
+        send("/v1/create", r#"{"network":"games"}"#),
+        send("/v1/join-network", r#"{"network":"games","password":"x"}"#),
+        send("/v1/change", r#"{"change":"leave","network":"lan"}"#),
+        send("/v1/change", r#"{"change":"go-offline","network":"lan"}"#),
+        send("/v1/login", ""),
+        send("/v1/logout", ""),
         send("/v1/down", ""),
     ];
     let before = daemon.asked();
@@ -95,15 +101,37 @@ async fn everybody_reads_and_only_root_and_the_group_change() {
     // The same through the program.
     let program = daemon.socket().with_file_name("kanpachi");
     std::fs::copy(env!("CARGO_BIN_EXE_kanpachi"), &program).unwrap();
+    std::fs::write(daemon.socket().with_file_name("password"), "geheim").unwrap();
     let run = |args: &[&str]| {
         let mut command = Command::new(&program);
         command
             .args(args)
             .env("KANPACHI_SOCKET", daemon.socket())
-            .current_dir("/");
+            .current_dir(daemon.dir.path());
         command.gid(gid).uid(uid).output().unwrap()
     };
     assert!(run(&["status"]).status.success());
+    for line in [
+        "create games",
+        "join games --password-file password",
+        "leave lan",
+        "delete lan",
+        "evict lan lamp",
+        "set-password lan --remove",
+        "set-access lan lock",
+        "approve lan lamp",
+        "reject lan lamp",
+        "set-role lan lamp owner",
+        "go-online lan",
+        "go-offline lan",
+        "login",
+        "logout",
+        "invite lan",
+        "down",
+    ] {
+        let refused = run(&line.split(' ').collect::<Vec<_>>());
+        assert_eq!(refused.status.code(), Some(3), "{line}: {refused:?}");
+    }
     let refused = run(&["set-nick", "x"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(

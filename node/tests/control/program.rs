@@ -123,6 +123,151 @@ async fn orders_are_carried_out_and_told() {
     daemon.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn networks_are_changed_and_it_is_told_how() {
+    let daemon = Daemon::start();
+    let socket = daemon.socket();
+    let password = daemon.dir.path().join("password");
+    std::fs::write(&password, "geheim\n").unwrap();
+    let file = password.to_str().unwrap();
+    let cases: &[(&[&str], &str, &str)] = &[
+        (
+            &["create", "games", "--password-file", file],
+            "create games geheim",
+            "● games is made, and this machine owns it\n",
+        ),
+        (
+            &["create", "quiet"],
+            "create quiet -",
+            "by invite only: kanpachi invite quiet\n",
+        ),
+        (
+            &["join", "games", "--password-file", file],
+            "join-network games geheim",
+            "● this machine is in games\n",
+        ),
+        (
+            &["join", "guarded", "--password-file", file],
+            "join-network guarded geheim",
+            "? an owner of guarded has to let this machine in: kanpachi approve guarded 090-736-821\n",
+        ),
+        (
+            &["leave", "lan"],
+            r#"change {"change":"leave","network":"lan","heir":null}"#,
+            "this machine has left lan\n",
+        ),
+        (
+            &["delete", "lan"],
+            r#"change {"change":"delete","network":"lan"}"#,
+            "lan is deleted\n",
+        ),
+        (
+            &["evict", "lan", "lamp"],
+            r#"change {"change":"evict","network":"lan","member":"lamp","password":null}"#,
+            "lamp is out of lan; 2 invites were revoked\n▲ lamp may know the password of lan, which should change: kanpachi set-password lan\n",
+        ),
+        (
+            &["evict", "lan", "lamp", "--password-file", file],
+            r#"change {"change":"evict","network":"lan","member":"lamp","password":"geheim"}"#,
+            "lan has a new password\n",
+        ),
+        (
+            &["set-password", "lan", "--password-file", file],
+            r#"change {"change":"set-password","network":"lan","password":"geheim"}"#,
+            "lan has a new password\n",
+        ),
+        (
+            &["set-password", "lan", "--remove"],
+            r#"change {"change":"set-password","network":"lan","password":null}"#,
+            "by invite only\n",
+        ),
+        (
+            &["set-access", "lan", "manual", "unlock"],
+            r#"change {"change":"set-access","network":"lan","locked":false,"approval":true}"#,
+            "lan asks its owners to approve whoever joins\n",
+        ),
+        (
+            &["approve", "lan", "092-333-444"],
+            r#"change {"change":"approve","network":"lan","member":"092-333-444"}"#,
+            "lamp is in lan\n",
+        ),
+        (
+            &["reject", "lan", "lamp"],
+            r#"change {"change":"reject","network":"lan","member":"lamp"}"#,
+            "lamp was not let into lan\n",
+        ),
+        (
+            &["set-role", "lan", "lamp", "owner"],
+            r#"change {"change":"set-role","network":"lan","member":"lamp","owner":true}"#,
+            "lamp is an owner of lan\n",
+        ),
+        (
+            &["go-offline", "lan"],
+            r#"change {"change":"go-offline","network":"lan"}"#,
+            "until: kanpachi go-online lan\n",
+        ),
+        (
+            &["go-online", "lan"],
+            r#"change {"change":"go-online","network":"lan"}"#,
+            "again\n",
+        ),
+        (&["login"], "logged in true", "already logged in\n"),
+        (&["logout"], "logged in false", "until: kanpachi login\n"),
+    ];
+    for (args, asked, told) in cases {
+        let human = run(&socket, args).await;
+        assert_eq!(human.code, 0, "{args:?}: {human:?}");
+        assert!(
+            human.out.contains(told) && human.err.is_empty(),
+            "{args:?}: {human:?}"
+        );
+        assert_eq!(daemon.asked().last().unwrap(), asked, "{args:?}");
+        let json = run(&socket, &[&["--json"], *args].concat()).await.json();
+        assert!(
+            json.is_object() && json.get("error").is_none(),
+            "{args:?}: {json}"
+        );
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_on_standard_input_never_shows_up_again() {
+    let daemon = Daemon::start();
+    let socket = daemon.socket();
+    let canary = "canary-c0ffee";
+    for args in [
+        &["join", "games", "--password-file", "-"][..],
+        &["join", "hello", "--password-file", "-"],
+        &[
+            "set-password",
+            "garden",
+            "--password-file",
+            "-",
+            "--log-level",
+            "trace",
+        ],
+        &[
+            "evict",
+            "lan",
+            "lamp",
+            "--password-file",
+            "-",
+            "--json",
+            "--log-level",
+            "trace",
+        ],
+    ] {
+        let run = run_with(&socket, args, canary).await;
+        assert!(
+            !run.out.contains(canary) && !run.err.contains(canary),
+            "{run:?}"
+        );
+        assert!(daemon.asked().last().unwrap().contains(canary), "{args:?}");
+    }
+    daemon.stop().await;
+}
+
 /// A daemon in a process of its own, which is this test binary again.
 #[test]
 #[ignore = "a helper process of the test below, not a test"]
@@ -203,7 +348,7 @@ async fn each_mistake_has_its_sentence_its_code_and_its_exit() {
     let here = daemon.socket();
     let nowhere = here.with_file_name("nobody.sock");
     let long = "x".repeat(9000);
-    let cases: [(&Path, &[&str], &str, i32, &str); 12] = [
+    let cases: [(&Path, &[&str], &str, i32, &str); 22] = [
         (&nowhere, &["status"], "", 4, "no_daemon"),
         (&nowhere, &["down"], "", 4, "no_daemon"),
         (&here, &["peer", "nobody"], "", 5, "unknown_peer"),
@@ -211,7 +356,47 @@ async fn each_mistake_has_its_sentence_its_code_and_its_exit() {
         (&here, &["set-nick", "a b"], "", 2, "usage"),
         (&here, &["jion", "x"], "", 2, "usage"),
         (&here, &["up", "--listen", "0"], "", 2, "usage"),
-        (&here, &["join", "hello"], "", 2, "bad_invite"),
+        (&here, &["join", "kanpachi://join/x"], "", 2, "bad_invite"),
+        (&here, &["join", "a b"], "", 2, "bad_invite"),
+        (&here, &["join", "hello"], "", 2, "usage"),
+        (
+            &nowhere,
+            &["join", "hello", "--password-file", "-"],
+            "geheim",
+            4,
+            "no_daemon",
+        ),
+        (
+            &here,
+            &["join", "hello", "--password-file", "-"],
+            "\n",
+            2,
+            "usage",
+        ),
+        (
+            &here,
+            &["join", "hello", "--password-file", "/nonexistent"],
+            "",
+            2,
+            "usage",
+        ),
+        (
+            &here,
+            &["join", "hello", "--password-file", "-"],
+            "geheim",
+            5,
+            "wrong_password",
+        ),
+        (&here, &["create", "taken"], "", 5, "network_exists"),
+        (&here, &["leave", "garden"], "", 5, "unknown_network"),
+        (&here, &["set-password", "lan"], "", 2, "usage"),
+        (
+            &here,
+            &["set-access", "lan", "lock", "unlock"],
+            "",
+            2,
+            "usage",
+        ),
         (&here, &["join", "-"], "", 2, "bad_invite"),
         (&here, &["join", "-"], &long, 2, "usage"),
         (
@@ -244,13 +429,10 @@ async fn each_mistake_has_its_sentence_its_code_and_its_exit() {
         assert_eq!(json.code, exit, "{args:?}: {json:?}");
         assert_eq!(json.json()["error"]["code"], code, "{args:?}");
     }
-    assert_eq!(
-        daemon.asked(),
-        [
-            format!("join {}", invite_link()),
-            format!("join {}", invite_link())
-        ]
-    );
+    let joined = daemon.asked();
+    let joined = joined.iter().filter(|asked| asked.starts_with("join "));
+    let link = format!("join {}", invite_link());
+    assert_eq!(joined.collect::<Vec<_>>(), [&link, &link]);
     daemon.stop().await;
 }
 

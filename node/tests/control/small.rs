@@ -17,8 +17,9 @@ use kanpachi_common::{
 use kanpachi_node::ipc::{
     ApiError, Control, Pong,
     api::{
-        Adapter, Coordinator, CoordinatorState, InviteReply, InviteRequest, JoinReply, Member,
-        Network, NickReply, Path, SCHEMA, Secret, Status,
+        Adapter, ChangeReply, ChangeRequest, Coordinator, CoordinatorState, InviteReply,
+        InviteRequest, JoinReply, Member, Network, NetworkRequest, NickReply, Path, SCHEMA, Secret,
+        SessionReply, Status,
     },
     client::Client,
     error::code,
@@ -53,6 +54,43 @@ impl Control for Small {
             ApiError::refused(code::INVITE_USED, "the invite was used up")
                 .hint("ask for a new one"),
         )
+    }
+
+    async fn create(&self, request: NetworkRequest) -> Result<JoinReply, ApiError> {
+        self.note(format!("create {}", network_and_password(&request)));
+        if request.network == "taken" {
+            return Err(ApiError::refused(
+                code::NETWORK_EXISTS,
+                "a network of that name exists",
+            ));
+        }
+        Ok(joined(&[&request.network], &[]))
+    }
+
+    async fn join_network(&self, request: NetworkRequest) -> Result<JoinReply, ApiError> {
+        self.note(format!("join-network {}", network_and_password(&request)));
+        let refusal = match request.network.as_str() {
+            "games" => return Ok(joined(&["lan", "games"], &[])),
+            "guarded" => return Ok(joined(&["lan"], &["guarded"])),
+            "locked" => code::NETWORK_LOCKED,
+            "full" => code::NETWORK_FULL,
+            "lan" => code::ALREADY_MEMBER,
+            _ => code::WRONG_PASSWORD,
+        };
+        Err(ApiError::refused(refusal, "declined"))
+    }
+
+    async fn change(&self, request: ChangeRequest) -> Result<ChangeReply, ApiError> {
+        self.note(format!("change {}", asked_for(&request)));
+        changed(&request)
+    }
+
+    async fn set_logged_in(&self, logged_in: bool) -> Result<SessionReply, ApiError> {
+        self.note(format!("logged in {logged_in}"));
+        Ok(SessionReply {
+            logged_in,
+            already: logged_in,
+        })
     }
 
     async fn invite(&self, request: InviteRequest) -> Result<InviteReply, ApiError> {
@@ -91,6 +129,45 @@ impl Control for Small {
     }
 }
 
+fn network_and_password(request: &NetworkRequest) -> String {
+    let password = request.password.as_ref().map_or("-", Secret::expose);
+    format!("{} {password}", request.network)
+}
+
+fn joined(networks: &[&str], waiting: &[&str]) -> JoinReply {
+    let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    JoinReply {
+        name: "desk".to_owned(),
+        ipv4: Some([198, 19, 4, 5].into()),
+        ipv6: None,
+        networks: owned(networks),
+        waiting: owned(waiting),
+    }
+}
+
+/// A change as JSON, passwords included: this daemon has none to keep.
+fn asked_for(request: &ChangeRequest) -> String {
+    serde_json::to_string(request).unwrap()
+}
+
+/// What a coordinator would say to it.
+fn changed(request: &ChangeRequest) -> Result<ChangeReply, ApiError> {
+    let (network, member) = request.parts();
+    if network != "lan" {
+        return Err(ApiError::refused(
+            code::UNKNOWN_NETWORK,
+            "this machine is in no such network",
+        ));
+    }
+    let evicted = matches!(request, ChangeRequest::Evict { .. });
+    Ok(ChangeReply {
+        network: network.to_owned(),
+        member: member.map(|_| "lamp".to_owned()),
+        revoked_invites: evicted.then_some(2),
+        password_known: evicted.then_some(true),
+    })
+}
+
 /// A link that is well formed.
 pub(crate) fn invite_link() -> String {
     let invite = Invite {
@@ -113,9 +190,11 @@ pub(crate) fn status() -> Status {
     let lamp = Member {
         name: "lamp".to_owned(),
         node_id: "12D3KooWLamp".to_owned(),
+        client_id: "092-333-444".to_owned(),
         ipv4: Some([198, 19, 77, 1].into()),
         ipv6: None,
         role: "member".to_owned(),
+        waiting: false,
         online: true,
         path: Some(Path::Lan),
         via: None,
@@ -134,6 +213,9 @@ pub(crate) fn status() -> Status {
         generation: 1,
         epoch: 2,
         role: "owner".to_owned(),
+        locked: false,
+        approval: false,
+        online: true,
         issued_at: time,
         soft_expires_at: None,
         hard_expires_at: None,
@@ -146,6 +228,8 @@ pub(crate) fn status() -> Status {
         org: Some("o".to_owned()),
         name: Some("desk".to_owned()),
         node_id: "12D3KooWDesk".to_owned(),
+        client_id: "090-736-821".to_owned(),
+        logged_in: true,
         ipv4: Some([198, 19, 4, 5].into()),
         ipv6: None,
         interface: "kanpachi0".to_owned(),
@@ -159,6 +243,7 @@ pub(crate) fn status() -> Status {
             last_error: None,
         },
         networks: vec![lan],
+        waiting: Vec::new(),
         counters: [("drop_source".to_owned(), 7)].into(),
     }
 }

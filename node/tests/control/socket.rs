@@ -9,7 +9,7 @@ use std::{
 
 use kanpachi_node::ipc::{
     ExitCode,
-    api::{InviteRequest, Path, PingRequest, SCHEMA, Secret},
+    api::{ChangeRequest, InviteRequest, NetworkRequest, Path, PingRequest, SCHEMA, Secret},
     client::Client,
     error::code,
     server::Server,
@@ -48,6 +48,36 @@ async fn every_command_gets_through_and_back() {
         "lamp-2"
     );
     assert_eq!(daemon.asked(), ["invite lan 3 60", "nick lamp-2"]);
+    let games = NetworkRequest {
+        network: "games".to_owned(),
+        password: Some(Secret::new("cafe\u{301}".to_owned())),
+    };
+    assert_eq!(client.create(&games).await.unwrap().networks, ["games"]);
+    assert_eq!(
+        client.join_network(&games).await.unwrap().networks,
+        ["lan", "games"]
+    );
+    let evict = ChangeRequest::Evict {
+        network: "lan".to_owned(),
+        member: "lamp".to_owned(),
+        password: None,
+    };
+    assert_eq!(
+        client.change(&evict).await.unwrap().revoked_invites,
+        Some(2)
+    );
+    assert!(client.set_logged_in(true).await.unwrap().logged_in);
+    assert!(!client.set_logged_in(false).await.unwrap().logged_in);
+    assert_eq!(
+        daemon.asked()[2..],
+        [
+            "create games caf\u{e9}",
+            "join-network games caf\u{e9}",
+            r#"change {"change":"evict","network":"lan","member":"lamp","password":null}"#,
+            "logged in true",
+            "logged in false"
+        ]
+    );
 
     let reply = client.down().await.unwrap();
     assert_eq!(reply.pid, std::process::id());
@@ -81,6 +111,32 @@ async fn what_the_daemon_refuses_arrives_as_it_was_said() {
     assert_eq!(
         client.set_nick("a b".to_owned()).await.unwrap_err().code,
         code::BAD_NAME
+    );
+    let nameless = NetworkRequest {
+        network: "a b".to_owned(),
+        password: None,
+    };
+    for error in [
+        client.create(&nameless).await.unwrap_err(),
+        client.join_network(&nameless).await.unwrap_err(),
+    ] {
+        assert_eq!(error.code, code::BAD_NAME);
+    }
+    let without = NetworkRequest {
+        network: "games".to_owned(),
+        password: None,
+    };
+    assert_eq!(
+        client.join_network(&without).await.unwrap_err().exit,
+        ExitCode::Usage
+    );
+    let nobody = ChangeRequest::Approve {
+        network: "lan".to_owned(),
+        member: String::new(),
+    };
+    assert_eq!(
+        client.change(&nobody).await.unwrap_err().exit,
+        ExitCode::Usage
     );
     for (uses, expires_s) in [(0, 60), (1, 0), (u32::MAX, 60), (1, u64::MAX)] {
         let request = InviteRequest {
@@ -155,6 +211,17 @@ async fn bad_requests_are_answered_in_json_and_hurt_nobody() {
         (post("/v1/set-nick", "\u{0}\u{1}"), "400", Some("usage")),
         (post("/v1/set-nick", &large), "413", Some("usage")),
         (lie, "413", Some("usage")),
+        (
+            post("/v1/change", r#"{"change":"explode","network":"lan"}"#),
+            "400",
+            Some("usage"),
+        ),
+        (
+            post("/v1/create", r#"{"network":"lan","password":""}"#),
+            "400",
+            Some("usage"),
+        ),
+        (post("/v1/change", &large), "413", Some("usage")),
         (post("/v1/nothing", "{}"), "404", Some("usage")),
         (post("/v1/status", "{}"), "405", Some("usage")),
         (

@@ -182,6 +182,8 @@ office · 1 of 1 online
     fn nothing_there_says_what_to_do_next() {
         let empty = ListReply {
             networks: Vec::new(),
+            waiting: Vec::new(),
+            logged_in: true,
         };
         assert!(list(&empty, &looks::plain()).contains("kanpachi join"));
         let mut net = sample::status().networks.remove(1);

@@ -1,5 +1,6 @@
 //! What people see: pure functions from the JSON types to text. Nothing here prints, and nothing reads a clock.
 
+mod changed;
 mod invite;
 mod list;
 mod peer;
@@ -11,6 +12,7 @@ pub mod units;
 
 use jiff::Timestamp;
 
+pub use changed::{changed, created, entered, session};
 pub use invite::invite;
 pub use list::list;
 pub use peer::peer;
@@ -64,6 +66,8 @@ pub enum Sign {
     Cross,
     /// To see to.
     Attention,
+    /// To be decided.
+    Question,
     /// Between things.
     Dot,
     /// Goes on.
@@ -101,6 +105,7 @@ impl Look {
             Sign::Tick => ("✔", "ok"),
             Sign::Cross => ("✘", "--"),
             Sign::Attention => ("▲", "!!"),
+            Sign::Question => ("?", "?"),
             Sign::Dot => ("·", "-"),
             Sign::Ellipsis => ("…", "..."),
             Sign::Down => ("↓", "rx"),

@@ -221,6 +221,7 @@ mod tests {
             ipv4: Some([198, 19, 77, 1].into()),
             ipv6: Some("fd6b:616e:7061:1::3".parse().unwrap()),
             networks: vec!["lan".to_owned()],
+            waiting: Vec::new(),
         };
         assert_eq!(
             joined(&reply, &looks::plain()),
