@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod decide;
 pub mod org;
+pub mod password;
 pub mod server;
 pub mod service;
 pub mod store;

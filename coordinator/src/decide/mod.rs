@@ -8,6 +8,7 @@
 
 mod intent;
 mod limits;
+mod membership;
 mod presence;
 mod replies;
 mod requests;
@@ -36,7 +37,7 @@ use kanpachi_common::{
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
-pub use intent::{Intent, IntentId, Outcome, run};
+pub use intent::{Intent, IntentId, Outcome, PasswordJoin, run};
 pub use session::{Remote, SessionId};
 
 use self::{
@@ -68,6 +69,12 @@ const LOGINS: Rate = Rate::new(10, Duration::from_secs(2));
 /// against luck. What succeeds is not counted, so a whole LAN party may join from behind one router.
 const JOINS_OF_NODE: Rate = Rate::new(8, Duration::from_secs(5));
 const JOINS_OF_SOURCE: Rate = Rate::new(128, Duration::from_millis(500));
+/// Passwords that one node tries or sets, right or wrong: each costs a slow hash. And those that are tried from one
+/// source, where what succeeds is not counted.
+const PASSWORDS_OF_NODE: Rate = Rate::new(8, Duration::from_secs(10));
+const PASSWORDS_OF_SOURCE: Rate = Rate::new(64, Duration::from_secs(2));
+/// Networks that one node makes.
+const CREATIONS: Rate = Rate::new(16, Duration::from_secs(60));
 
 /// Time as an input: both clocks at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +122,7 @@ pub enum Event {
     Changed(NetworkId),
     /// A node says that it holds a newer roster than the store has. Unproven; mirrors know more.
     ClaimsNewer(NodeId, NetworkId),
-    /// An invite was shown that nobody made, or joins came too fast.
+    /// An invite was shown that nobody made, a password was wrong, or joins came too fast.
     Guess(NodeId, Option<IpAddr>),
     /// The store failed an intent.
     StoreFailed(StoreError),
@@ -138,6 +145,9 @@ pub struct Core {
     logins: Keyed<NodeId>,
     joins_of_node: Keyed<NodeId>,
     joins_of_source: Keyed<IpAddr>,
+    passwords_of_node: Keyed<NodeId>,
+    passwords_of_source: Keyed<IpAddr>,
+    creations: Keyed<NodeId>,
     next_tick: Instant,
     /// Why nothing may be signed, when that is so.
     recovery: Option<String>,
@@ -161,6 +171,9 @@ impl Core {
             logins: Keyed::new(LOGINS, now.at),
             joins_of_node: Keyed::new(JOINS_OF_NODE, now.at),
             joins_of_source: Keyed::new(JOINS_OF_SOURCE, now.at),
+            passwords_of_node: Keyed::new(PASSWORDS_OF_NODE, now.at),
+            passwords_of_source: Keyed::new(PASSWORDS_OF_SOURCE, now.at),
+            creations: Keyed::new(CREATIONS, now.at),
             next_tick: now.at + TICK,
             recovery: None,
         }

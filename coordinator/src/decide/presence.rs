@@ -56,10 +56,14 @@ pub(super) struct Newest {
 }
 
 impl View {
-    /// Takes the members over; says who came and who is gone.
+    /// Takes the members over; says who came, also from awaiting approval, and who is gone, also from there.
     pub(super) fn replace(&mut self, members: &[Public]) -> (Vec<NodeId>, Vec<NodeId>) {
         let new: BTreeMap<NodeId, Caps> = members.iter().map(|m| (m.node, m.caps)).collect();
-        let came = new.keys().filter(|n| !self.members.contains_key(*n));
+        let active = |caps: &Caps| !caps.has(Caps::PENDING);
+        let came = new
+            .iter()
+            .filter(|(n, caps)| active(caps) && !self.is_active(n))
+            .map(|(n, _)| n);
         let gone = self.members.keys().filter(|n| !new.contains_key(*n));
         let (came, gone) = (came.copied().collect(), gone.copied().collect());
         self.members = new;
@@ -87,7 +91,7 @@ impl Core {
         view.members.iter().filter_map(online).collect()
     }
 
-    /// Everybody who shares a network with the session, itself excepted.
+    /// Everybody who sees the session in a network that both are in, itself excepted.
     fn neighbours(&self, session: SessionId) -> BTreeSet<SessionId> {
         let Some(own) = self.sessions.get(&session) else {
             return BTreeSet::new();
@@ -100,6 +104,7 @@ impl Core {
         let mut all: BTreeSet<_> = own
             .networks
             .keys()
+            .filter(|n| !own.away.contains(n))
             .filter(shared)
             .flat_map(|n| self.online_in(n))
             .collect();
@@ -137,10 +142,43 @@ impl Core {
             if other == session {
                 continue;
             }
-            if let Some(theirs) = self.online_message(other) {
+            if !self.is_away(other, network)
+                && let Some(theirs) = self.online_message(other)
+            {
                 self.push(session, theirs);
             }
-            self.push(other, Arc::clone(&own));
+            if !self.is_away(session, network) {
+                self.push(other, Arc::clone(&own));
+            }
+        }
+    }
+
+    fn is_away(&self, session: SessionId, network: &NetworkId) -> bool {
+        let session = self.sessions.get(&session);
+        session.is_none_or(|s| s.away.contains(network))
+    }
+
+    /// The node is there for the others of a network, or not. Whoever sees it in another one as well is told nothing.
+    pub(super) fn show_in(&mut self, id: SessionId, network: NetworkId, online: bool) {
+        let before = self.neighbours(id);
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if online {
+            session.away.remove(&network);
+        } else {
+            session.away.insert(network);
+        }
+        let node = session.node;
+        let after = self.neighbours(id);
+        let offline = encode(&ServerMessage::PeerOffline(PeerOffline { node }), 0);
+        for gone in before.difference(&after) {
+            self.push(*gone, Arc::clone(&offline));
+        }
+        if let Some(bytes) = self.online_message(id) {
+            for came in after.difference(&before) {
+                self.push(*came, Arc::clone(&bytes));
+            }
         }
     }
 

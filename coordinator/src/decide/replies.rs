@@ -20,6 +20,8 @@ use crate::store::{InviteStored, JoinedNetwork, LoggedIn, NamesSet, Refusal, Sto
 
 /// When to come back after a failure of the store, in milliseconds.
 const STORE_RETRY_MS: u64 = 5_000;
+/// When to come back while many passwords are being checked.
+const PASSWORDS_RETRY_MS: u64 = 2_000;
 
 impl Core {
     /// The store answered.
@@ -37,9 +39,7 @@ impl Core {
         {
             self.event(Event::StoreFailed(error.clone()));
         }
-        if let Purpose::Join(id, _) | Purpose::Invite(id, ..) | Purpose::SetName(id, _) = &purpose
-            && let Some(session) = self.sessions.get_mut(id)
-        {
+        if let Some(session) = purpose.session().and_then(|id| self.sessions.get_mut(&id)) {
             session.waiting = session.waiting.saturating_sub(1);
         }
         match (purpose, outcome) {
@@ -51,18 +51,39 @@ impl Core {
                 self.refuse_and_close(id, code, &text, retry);
             }
             (Purpose::Join(id, request), Ok(Outcome::Join(joined))) => {
+                self.give_back_join(id);
                 self.joined(id, request, joined);
             }
-            (Purpose::Join(id, request), Err(error)) => self.join_failed(id, request, &error),
+            (Purpose::JoinByPassword(id, request), Ok(Outcome::Join(joined))) => {
+                self.give_back_password(id);
+                self.joined(id, request, joined);
+            }
+            (Purpose::Create(id, request), Ok(Outcome::Join(joined))) => {
+                self.joined(id, request, joined);
+            }
+            (Purpose::Evict(id, request), Ok(Outcome::Evict(evicted))) => {
+                self.evicted(id, request, &evicted);
+            }
+            (Purpose::Change(id, request), Ok(Outcome::Changed(changed))) => {
+                self.network_changed(id, request, &changed);
+            }
+            (Purpose::Join(id, request) | Purpose::JoinByPassword(id, request), Err(error)) => {
+                self.join_failed(id, request, &error);
+            }
             (Purpose::Invite(id, request, invite), Ok(Outcome::Invite(stored))) => {
                 self.invite_made(id, request, *invite, stored);
             }
             (Purpose::SetName(id, request), Ok(Outcome::SetName(set))) => {
                 self.name_set(id, request, set);
             }
-            (Purpose::Invite(id, request, _) | Purpose::SetName(id, request), Err(error)) => {
-                self.refuse_store(id, request, &error);
-            }
+            (
+                Purpose::Invite(id, request, _)
+                | Purpose::SetName(id, request)
+                | Purpose::Create(id, request)
+                | Purpose::Evict(id, request)
+                | Purpose::Change(id, request),
+                Err(error),
+            ) => self.refuse_store(id, request, &error),
             (Purpose::Sync(network, asked), Ok(Outcome::Changes(changes))) => {
                 self.synced(network, &asked, *changes);
             }
@@ -137,12 +158,8 @@ impl Core {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let (node, from) = (session.node, session.remote.ip.map(source));
+        let node = session.node;
         let newcomer = session.phase == Phase::Guest;
-        self.joins_of_node.give_back(node);
-        if let Some(ip) = from {
-            self.joins_of_source.give_back(ip);
-        }
         let networks = joined.registration.networks.clone();
         let network = joined.network;
         let message = Joined {
@@ -150,13 +167,15 @@ impl Core {
             network_name: joined.network_name,
             name: joined.name,
             registration: joined.registration,
-            waiting: false,
+            waiting: joined.waiting,
         };
         self.send(id, request, &ServerMessage::Joined(message));
         if newcomer {
             self.enter(id, &networks);
             self.event(Event::LoggedIn(node));
-        } else if let Some(session) = self.sessions.get_mut(&id) {
+        } else if !joined.waiting
+            && let Some(session) = self.sessions.get_mut(&id)
+        {
             session
                 .networks
                 .entry(network)
@@ -165,8 +184,26 @@ impl Core {
         self.sync_all(id);
     }
 
+    /// What succeeds is not counted.
+    fn give_back_join(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        self.joins_of_node.give_back(session.node);
+        if let Some(ip) = session.remote.ip {
+            self.joins_of_source.give_back(source(ip));
+        }
+    }
+
+    /// The node's own count stays: a right password costs as much as a wrong one.
+    fn give_back_password(&mut self, id: SessionId) {
+        if let Some(ip) = self.sessions.get(&id).and_then(|s| s.remote.ip) {
+            self.passwords_of_source.give_back(source(ip));
+        }
+    }
+
     fn join_failed(&mut self, id: SessionId, request: u64, error: &StoreError) {
-        if let StoreError::Refused(Refusal::InviteUnknown) = error
+        if let StoreError::Refused(Refusal::InviteUnknown | Refusal::WrongPassword) = error
             && let Some(session) = self.sessions.get(&id)
         {
             let guess = Event::Guess(session.node, session.remote.ip);
@@ -226,7 +263,10 @@ impl Core {
 /// coordinator is built; its operator reads that in the log.
 fn explain(error: &StoreError) -> (u16, Option<u64>, String) {
     let text = match error {
-        StoreError::Refused(refusal) => return (refusal.code(), None, refusal.to_string()),
+        StoreError::Refused(refusal) => {
+            let retry = (*refusal == Refusal::PasswordsBusy).then_some(PASSWORDS_RETRY_MS);
+            return (refusal.code(), retry, refusal.to_string());
+        }
         StoreError::Full => "the disk of the coordinator is full; nothing was changed",
         StoreError::ReadOnly => "the coordinator cannot write its database; nothing was changed",
         _ => "the coordinator could not use its database; nothing was changed",

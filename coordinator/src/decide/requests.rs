@@ -35,7 +35,28 @@ pub(super) enum Purpose {
     Join(SessionId, u64),
     Invite(SessionId, u64, Box<PendingInvite>),
     SetName(SessionId, u64),
+    Create(SessionId, u64),
+    JoinByPassword(SessionId, u64),
+    Evict(SessionId, u64),
+    /// Anything else that is answered by `Done`.
+    Change(SessionId, u64),
     Sync(NetworkId, Vec<Held>),
+}
+
+impl Purpose {
+    /// The session whose request waits for it.
+    pub(super) const fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Hello(..) | Self::Sync(..) => None,
+            Self::Join(id, _)
+            | Self::Create(id, _)
+            | Self::JoinByPassword(id, _)
+            | Self::Invite(id, ..)
+            | Self::SetName(id, _)
+            | Self::Evict(id, _)
+            | Self::Change(id, _) => Some(*id),
+        }
+    }
 }
 
 /// An invite whose hash is being stored.
@@ -81,6 +102,7 @@ impl Core {
                 self.announce(id, &announce.candidates, now);
             }
             (_, ClientMessage::Pull(pull)) => self.pull(id, request, pull, now),
+            (_, ClientMessage::SetPresence(set)) => self.set_presence(id, request, set, now),
             (_, message) => self.ask_store(id, request, message, now),
         }
     }
@@ -106,8 +128,7 @@ impl Core {
             ClientMessage::Join(join) => self.join(id, request, &join, now),
             ClientMessage::MakeInvite(make) => self.make_invite(id, request, &make, now),
             ClientMessage::SetName(set) => self.set_name(id, request, &set, now),
-            // The others were handled before.
-            _ => {}
+            message => self.change_network(id, request, message, now),
         }
     }
 
@@ -259,7 +280,7 @@ impl Core {
         self.intend(Intent::SetName(intent), Purpose::SetName(id, request));
     }
 
-    fn wait(&mut self, id: SessionId) {
+    pub(super) fn wait(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.waiting += 1;
         }
@@ -267,7 +288,7 @@ impl Core {
 }
 
 /// Whole milliseconds, rounded up.
-fn millis(wait: Duration) -> u64 {
+pub(super) fn millis(wait: Duration) -> u64 {
     u64::try_from(wait.as_millis())
         .unwrap_or(u64::MAX)
         .saturating_add(1)

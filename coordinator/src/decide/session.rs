@@ -7,8 +7,9 @@ use std::{
 };
 
 use kanpachi_common::{
-    Candidate, CandidateKind, NetworkId, NodeId, TunnelKey, UnixTime, candidate::MAX_CANDIDATES,
-    wire::control::Held,
+    Candidate, CandidateKind, NetworkId, NodeId, TunnelKey, UnixTime,
+    candidate::MAX_CANDIDATES,
+    wire::control::{Held, MAX_NETWORKS},
 };
 
 use super::{
@@ -37,6 +38,8 @@ pub(super) const MAX_OUTBOX: usize = 8 * 1024 * 1024;
 pub(super) const HIGH_WATER: usize = 1024 * 1024;
 /// Announcements and pulls: one after the other, not a stream of them.
 pub(super) const CHATTER: Rate = Rate::new(20, Duration::from_secs(1));
+/// Coming and going in networks; right after a login once for each of them.
+pub(super) const PRESENCE: Rate = Rate::new(MAX_NETWORKS as u32, Duration::from_millis(500));
 
 /// How far a session got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +88,9 @@ pub(super) struct Session {
     pub(super) done: Vec<u64>,
     pub(super) waiting: usize,
     pub(super) chatter: Meter,
+    pub(super) presence: Meter,
+    /// Networks in which the node does not want to be seen.
+    pub(super) away: BTreeSet<NetworkId>,
 }
 
 impl Session {
@@ -106,6 +112,8 @@ impl Session {
             done: Vec::new(),
             waiting: 0,
             chatter: Meter::new(now),
+            presence: Meter::new(now),
+            away: BTreeSet::new(),
         }
     }
 

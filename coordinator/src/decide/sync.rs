@@ -241,6 +241,7 @@ impl Core {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.networks.remove(&network);
             session.unsynced.remove(&network);
+            session.away.remove(&network);
             self.send(id, 0, &ServerMessage::Removed(Removed { network }));
             self.done(id);
         }

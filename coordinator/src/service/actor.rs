@@ -20,6 +20,7 @@ use super::{complaints::Complaints, stream};
 use crate::{
     clock,
     decide::{self, Core, Event, IntentId, Outcome, Output, Remote, SessionId},
+    password::Passwords,
     store::{Store, StoreError},
 };
 
@@ -58,6 +59,7 @@ type Running = BoxFuture<'static, (IntentId, Result<Outcome, StoreError>)>;
 pub(super) struct Actor {
     pub(super) core: Core,
     pub(super) store: Arc<dyn Store>,
+    pub(super) passwords: Arc<dyn Passwords>,
     pub(super) inputs: mpsc::Receiver<Input>,
     /// For the tasks of new sessions.
     pub(super) sender: mpsc::WeakSender<Input>,
@@ -79,10 +81,10 @@ impl Actor {
             while running.len() < MAX_RUNNING
                 && let Some((id, intent)) = self.core.poll_intent()
             {
-                let store = Arc::clone(&self.store);
-                running.push(Box::pin(
-                    async move { (id, decide::run(&*store, intent).await) },
-                ));
+                let (store, passwords) = (Arc::clone(&self.store), Arc::clone(&self.passwords));
+                running.push(Box::pin(async move {
+                    (id, decide::run(&*store, &*passwords, intent).await)
+                }));
             }
             while let Some(output) = self.core.poll_output() {
                 self.put_out(output, &mut writers);
@@ -169,7 +171,7 @@ impl Actor {
             Event::Guess(node, _) => {
                 if let Some(times) = self.guesses.count(now) {
                     tracing::warn!(node = %node.short(), times,
-                        "a join was refused: no such invite, or too many attempts");
+                        "a join was refused: no such invite, a wrong password, or too many attempts");
                 }
             }
             Event::StoreFailed(error) => {

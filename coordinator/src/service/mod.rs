@@ -37,6 +37,7 @@ use crate::{
     clock,
     decide::{self, Core, Remote},
     org::Organisation,
+    password::Argon2id,
     store::{Store, StoreError},
 };
 
@@ -190,6 +191,7 @@ impl Service {
         let actor = Actor {
             core,
             store: Arc::clone(&store),
+            passwords: Arc::new(Argon2id::new()?),
             inputs: input_queue,
             sender: inputs.downgrade(),
             notices,

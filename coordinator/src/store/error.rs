@@ -39,6 +39,29 @@ pub enum Refusal {
     /// As many networks as a node may be in.
     #[error("this machine is in as many networks as it may be")]
     TooManyNetworks,
+    /// A wrong password, a network without one, an unknown name: the same answer.
+    #[error("no network has this name and password")]
+    WrongPassword,
+    /// The network takes nobody new.
+    #[error("the network is locked: nobody new can join")]
+    Locked,
+    /// The node was evicted, and nobody invited it again.
+    #[error("this machine was evicted from the network; only a new invite lets it in again")]
+    Evicted,
+    /// Nobody would own the network.
+    #[error(
+        "this is the only owner of the network: make another member an owner first, or delete the network"
+    )]
+    LastOwner,
+    /// No such member, or one that awaits approval where a full one is needed.
+    #[error("the network has no such member")]
+    NoMember,
+    /// It was approved already.
+    #[error("this member does not await approval any more; evict it instead")]
+    NotWaiting,
+    /// As many passwords are being checked as there is room for.
+    #[error("too many passwords are being checked; try again in a moment")]
+    PasswordsBusy,
 }
 
 impl Refusal {
@@ -50,7 +73,14 @@ impl Refusal {
             Self::InviteUsed => codes::INVITE_USED,
             Self::InviteExpired => codes::INVITE_EXPIRED,
             Self::NoNetwork => codes::NO_NETWORK,
-            Self::NotAllowed | Self::NetworkExists | Self::TooManyNetworks => codes::NOT_ALLOWED,
+            Self::NotAllowed | Self::TooManyNetworks => codes::NOT_ALLOWED,
+            Self::NetworkExists => codes::NETWORK_EXISTS,
+            Self::WrongPassword => codes::WRONG_PASSWORD,
+            Self::Locked => codes::LOCKED,
+            Self::Evicted => codes::EVICTED,
+            Self::LastOwner => codes::LAST_OWNER,
+            Self::NoMember | Self::NotWaiting => codes::NO_MEMBER,
+            Self::PasswordsBusy => codes::BUSY,
             Self::NotRegistered => codes::NOT_REGISTERED,
             Self::PoolEmpty => codes::POOL_EMPTY,
             Self::NetworkFull => codes::NETWORK_FULL,

@@ -6,6 +6,7 @@
 //! never an empty roster.
 
 mod error;
+mod membership;
 pub mod sqlite;
 mod types;
 
@@ -18,6 +19,10 @@ use kanpachi_common::{
 };
 
 pub use error::{Refusal, StoreError};
+pub use membership::{
+    CreateNetwork, DeleteNetwork, Evict, Evicted, JoinByPassword, Leave, NetworkPassword, Newcomer,
+    PasswordHash, SetAccess, SetPassword, SetRole, Settle,
+};
 pub use types::{
     Change, Changes, InviteStored, JoinNetwork, JoinedNetwork, LoggedIn, Login, NamesSet,
     NetworkSummary, NewInvite, NewNetwork, RemoveMember, SetName,
@@ -31,9 +36,11 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Creates a network with a signed roster of no members.
     async fn create_network(&self, new: NewNetwork) -> Result<NetworkSummary>;
-    /// All networks, by name.
+    /// Creates a network whose first member and owner is the node that asks.
+    async fn create_network_by(&self, create: CreateNetwork) -> Result<JoinedNetwork>;
+    /// All networks that were not deleted, by name.
     async fn networks(&self) -> Result<Vec<NetworkSummary>>;
-    /// Networks that a node is a member of.
+    /// Networks that a node is a member of; not those in which it awaits approval.
     async fn networks_of(&self, node: NodeId) -> Result<Vec<NetworkId>>;
     /// Looks a node up and takes its tunnel key, if it is newer than the one known.
     async fn login(&self, login: Login) -> Result<LoggedIn>;
@@ -42,6 +49,24 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Checks and uses an invite, registers the node, gives it an address, adds the member, raises the epoch and
     /// writes the signed head.
     async fn join_network(&self, join: JoinNetwork) -> Result<JoinedNetwork>;
+    /// What a network of this name is joined by; `None` when there is none of the name, or none with a password.
+    async fn password_of(&self, name: String) -> Result<Option<NetworkPassword>>;
+    /// Adds a member that is registered already, if the password that was verified is the stored one still.
+    async fn join_by_password(&self, join: JoinByPassword) -> Result<JoinedNetwork>;
+    /// Ends the membership of whoever asks; makes the heir an owner first, or deletes the network with its last member.
+    async fn leave(&self, leave: Leave) -> Result<Vec<NetworkId>>;
+    /// Ends a network: a last head without members, invites revoked, its name free.
+    async fn delete_network(&self, delete: DeleteNetwork) -> Result<Vec<NetworkId>>;
+    /// [`Self::remove_member`], and the node stays out until somebody invites it again.
+    async fn evict(&self, evict: Evict) -> Result<Evicted>;
+    /// Sets or removes the password of a network.
+    async fn set_password(&self, set: SetPassword) -> Result<()>;
+    /// Says who may join.
+    async fn set_access(&self, set: SetAccess) -> Result<Vec<NetworkId>>;
+    /// Lets a member in that awaits approval, or takes it out.
+    async fn settle(&self, settle: Settle) -> Result<Vec<NetworkId>>;
+    /// Makes a member an owner, or an owner a member.
+    async fn set_role(&self, set: SetRole) -> Result<Vec<NetworkId>>;
     /// Changes a node's name in one or all of its networks; a taken one gets a suffix.
     async fn set_name(&self, set: SetName) -> Result<NamesSet>;
     /// Ends a membership: new network secret, invites of the member revoked, its address set to rest when it was

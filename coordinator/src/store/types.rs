@@ -93,6 +93,8 @@ pub struct JoinedNetwork {
     pub registration: Registration,
     /// Networks whose roster changed; none when the node was a member before.
     pub changed: Vec<NetworkId>,
+    /// It is in only when an owner approves.
+    pub waiting: bool,
 }
 
 /// An invite to make.

@@ -1,6 +1,6 @@
 //! Invites: stored as hashes, checked and used in one transaction.
 
-use kanpachi_common::{NetworkId, NodeId, UnixTime, id::Hash, roster::Caps};
+use kanpachi_common::{MemberId, NetworkId, NodeId, UnixTime, id::Hash, roster::Caps};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::{members, networks, rows};
@@ -98,12 +98,35 @@ pub(super) fn revoke_of(
     network: NetworkId,
     node: NodeId,
     now: UnixTime,
-) -> Result<()> {
-    tx.execute(
+) -> Result<u32> {
+    let revoked = tx.execute(
         "UPDATE invite SET revoked_at = $1 WHERE network = $2 AND revoked_at IS NULL AND EXISTS (
              SELECT 1 FROM member WHERE member.network = $2 AND member.node = $3 AND (
                  member.came_by = invite.invite OR member.member = invite.made_by OR member.caps & $4 <> 0))",
         params![rows::number(now.0)?, network.0, node.0, Caps::OWNER.0],
+    )?;
+    Ok(u32::try_from(revoked).unwrap_or(u32::MAX))
+}
+
+/// Revokes what a member made.
+pub(super) fn revoke_made_by(
+    tx: &Transaction<'_>,
+    network: NetworkId,
+    member: MemberId,
+    now: UnixTime,
+) -> Result<()> {
+    tx.execute(
+        "UPDATE invite SET revoked_at = $1 WHERE network = $2 AND made_by = $3 AND revoked_at IS NULL",
+        params![rows::number(now.0)?, network.0, member.0],
+    )?;
+    Ok(())
+}
+
+/// Revokes every invite into a network.
+pub(super) fn revoke_all(tx: &Transaction<'_>, network: NetworkId, now: UnixTime) -> Result<()> {
+    tx.execute(
+        "UPDATE invite SET revoked_at = $1 WHERE network = $2 AND revoked_at IS NULL",
+        params![rows::number(now.0)?, network.0],
     )?;
     Ok(())
 }

@@ -1,20 +1,24 @@
-//! Members: they join, change their name, leave.
+//! Members: they join, and change their name.
 
 use kanpachi_common::{
     MacAddr, MemberId, NetworkId, NodeId, UnixTime,
     addr::ipv6_of,
-    cbor, name,
+    cbor, client_id, name,
     roster::{Caps, Entry, MAX_MEMBERS, Private, Public},
-    secret::NetworkSecret,
     wire::control::MAX_NETWORKS,
 };
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-use super::{addresses, invites, networks, nodes, rosters, rosters::Stored, rows};
+use super::{
+    addresses, ends, invites, networks, nodes, owners,
+    rosters::{self, Stored},
+    rows,
+};
 use crate::{
     org::Signer,
     store::{
-        JoinNetwork, JoinedNetwork, NamesSet, Refusal, RemoveMember, Result, SetName, StoreError,
+        CreateNetwork, JoinByPassword, JoinNetwork, JoinedNetwork, NamesSet, Newcomer, Refusal,
+        Result, SetName, StoreError,
     },
 };
 
@@ -25,64 +29,143 @@ pub(super) fn join(
 ) -> Result<JoinedNetwork> {
     let invite = invites::find(tx, &join.token_hash)?;
     let stored = networks::require(tx, signer, invite.network)?;
-    let network = stored.network;
-    if let Some(name) = name_of(tx, network, join.node)? {
-        // A member already: the request came twice, or the machine was invited twice. Nothing is used up.
-        return Ok(JoinedNetwork {
-            network,
-            network_name: stored.name,
-            name,
-            registration: nodes::registration(tx, signer, join.node)?,
-            changed: vec![],
-        });
+    if let Some(joined) = joined_before(tx, signer, &stored, join.node)? {
+        // The request came twice, or the machine was invited twice. Nothing is used up.
+        return Ok(joined);
     }
+    ends::check_ban(tx, stored.network, join.node, Some(invite.id))?;
     invite.consume(tx, join.now)?;
+    let caps = if invite.founder && !has_owner(tx, stored.network)? {
+        // Nobody could unlock the network, nor approve the owner that it needs.
+        Caps::OWNER
+    } else {
+        caps_by_access(&stored)?
+    };
+    let changed = nodes::take_key(tx, signer, join.node, &join.tunnel, join.now)?;
+    let newcomer = Newcomer {
+        node: join.node,
+        name: join.name.clone(),
+        member: join.member,
+        salt: join.salt,
+    };
+    let invite = Some(invite.id);
+    let mut joined = admit(tx, signer, &stored, &newcomer, caps, invite, join.now)?;
+    joined.changed.splice(0..0, changed);
+    Ok(joined)
+}
+
+pub(super) fn join_by_password(
+    tx: &Transaction<'_>,
+    signer: &Signer,
+    join: &JoinByPassword,
+) -> Result<JoinedNetwork> {
+    if !owners::has_password(tx, &join.verified)? {
+        // Changed while it was verified.
+        return Err(Refusal::WrongPassword.into());
+    }
+    let stored = networks::require(tx, signer, join.verified.network)?;
+    if let Some(joined) = joined_before(tx, signer, &stored, join.newcomer.node)? {
+        return Ok(joined);
+    }
+    ends::check_ban(tx, stored.network, join.newcomer.node, None)?;
+    let caps = caps_by_access(&stored)?;
+    admit(tx, signer, &stored, &join.newcomer, caps, None, join.now)
+}
+
+pub(super) fn create_network(
+    tx: &Transaction<'_>,
+    signer: &Signer,
+    create: &CreateNetwork,
+) -> Result<JoinedNetwork> {
+    let (new, owner) = (&create.new, &create.owner);
+    if let Some(stored) = rosters::load(tx, signer, new.network)? {
+        let same = !stored.deleted && name::fold(&stored.name) == name::fold(&new.name);
+        let joined = joined_before(tx, signer, &stored, owner.node)?.filter(|_| same);
+        return joined.ok_or(Refusal::NetworkExists.into());
+    }
+    networks::create(tx, signer, new)?;
+    owners::write_password(tx, new.network, create.password.as_ref())?;
+    let stored = networks::require(tx, signer, new.network)?;
+    admit(tx, signer, &stored, owner, Caps::OWNER, None, new.now)
+}
+
+/// The membership that a node has already.
+fn joined_before(
+    conn: &Connection,
+    signer: &Signer,
+    stored: &Stored,
+    node: NodeId,
+) -> Result<Option<JoinedNetwork>> {
+    let Some(name) = name_of(conn, stored.network, node)? else {
+        return Ok(None);
+    };
+    let registration = nodes::registration(conn, signer, node)?;
+    Ok(Some(JoinedNetwork {
+        network: stored.network,
+        network_name: stored.name.clone(),
+        name,
+        waiting: !registration.networks.contains(&stored.network),
+        registration,
+        changed: vec![],
+    }))
+}
+
+/// What whoever joins now may do, if anybody may join.
+fn caps_by_access(stored: &Stored) -> Result<Caps> {
+    let access = owners::settings_of(stored)?.access();
+    if access.locked {
+        Err(Refusal::Locked.into())
+    } else if access.approval {
+        Ok(Caps::PENDING)
+    } else {
+        Ok(Caps::default())
+    }
+}
+
+/// Makes a registered node a member and carries the roster to its next epoch.
+fn admit(
+    tx: &Transaction<'_>,
+    signer: &Signer,
+    stored: &Stored,
+    new: &Newcomer,
+    caps: Caps,
+    came_by: Option<i64>,
+    now: UnixTime,
+) -> Result<JoinedNetwork> {
+    let (network, node) = (stored.network, new.node);
     if stored.rows.len() >= MAX_MEMBERS {
         return Err(Refusal::NetworkFull.into());
     }
-    if networks::of_node(tx, join.node)?.len() >= MAX_NETWORKS {
+    if networks::of_node(tx, node)?.len() >= MAX_NETWORKS {
         return Err(Refusal::TooManyNetworks.into());
     }
-    let mut changed = nodes::take_key(tx, signer, join.node, &join.tunnel, join.now)?;
-    let ipv4 = addresses::allocate(tx, signer.pool(), join.node, join.now)?;
-    let name = free_name(tx, network, &join.name, join.node)?;
-    let caps = if invite.founder && !has_owner(tx, network)? {
-        Caps::OWNER
-    } else {
-        Caps::default()
-    };
+    let tunnel = nodes::known_key(tx, node)?.ok_or(Refusal::NotRegistered)?;
+    let ipv4 = addresses::allocate(tx, signer.pool(), node, now)?;
+    let name = free_name(tx, network, &new.name, node)?;
     let public = Public {
-        member: join.member,
-        node: join.node,
+        member: new.member,
+        node,
         caps,
     };
     let private = Private {
-        tunnel: join.tunnel,
+        tunnel,
         ipv4: Some(ipv4),
-        ipv6: ipv6_of(&signer.org(), &join.node),
-        mac: MacAddr::of(&join.node),
+        ipv6: ipv6_of(&signer.org(), &node),
+        mac: MacAddr::of(&node),
         name: name.clone(),
         prefixes: vec![],
-        ext: vec![],
+        ext: nodes::client_id_ext(tx, node)?.into_iter().collect(),
     };
-    let entry = Entry::new(&public, &private, join.salt);
-    insert(
-        tx,
-        &stored,
-        &public,
-        &name,
-        &entry,
-        Some(invite.id),
-        join.now,
-    )?;
-    rosters::advance(tx, signer, &stored, &stored.secret, join.now)?;
-    changed.push(network);
+    let entry = Entry::new(&public, &private, new.salt);
+    insert(tx, stored, &public, &name, &entry, came_by, now)?;
+    rosters::advance(tx, signer, stored, &stored.secret, now)?;
     Ok(JoinedNetwork {
         network,
-        network_name: stored.name,
+        network_name: stored.name.clone(),
         name,
-        registration: nodes::registration(tx, signer, join.node)?,
-        changed,
+        registration: nodes::registration(tx, signer, node)?,
+        changed: vec![network],
+        waiting: caps.has(Caps::PENDING),
     })
 }
 
@@ -134,6 +217,8 @@ pub(super) fn rewrite(
 ) -> Result<()> {
     let mut private = private_of(tx, stored.network, node)?.ok_or(Refusal::NoNetwork)?;
     change(&mut private);
+    private.ext.retain(|ext| ext.id != client_id::EXT);
+    private.ext.extend(nodes::client_id_ext(tx, node)?);
     tx.execute(
         "UPDATE member SET private = $1, folded = $2, changed_at = $3 WHERE network = $4 AND node = $5",
         params![
@@ -183,7 +268,8 @@ fn free_name(conn: &Connection, network: NetworkId, wanted: &str, node: NodeId) 
     ))
 }
 
-fn has_owner(conn: &Connection, network: NetworkId) -> Result<bool> {
+/// Is there an owner?
+pub(super) fn has_owner(conn: &Connection, network: NetworkId) -> Result<bool> {
     Ok(conn.query_row(
         "SELECT EXISTS (SELECT 1 FROM member WHERE network = $1 AND caps & $2 <> 0)",
         params![network.0, Caps::OWNER.0],
@@ -215,7 +301,7 @@ pub(super) fn require_caps(
 pub(super) fn set_name(tx: &Transaction<'_>, signer: &Signer, set: &SetName) -> Result<NamesSet> {
     let networks = match set.network {
         Some(network) => vec![network],
-        None => networks::of_node(tx, set.node)?,
+        None => networks::active_of_node(tx, set.node)?,
     };
     let (mut names, mut changed) = (Vec::new(), Vec::new());
     for network in networks {
@@ -233,53 +319,43 @@ pub(super) fn set_name(tx: &Transaction<'_>, signer: &Signer, set: &SetName) -> 
     Ok(NamesSet { names, changed })
 }
 
-pub(super) fn remove(tx: &Transaction<'_>, signer: &Signer, remove: &RemoveMember) -> Result<()> {
-    let network = remove.network;
-    let stored = networks::require(tx, signer, network)?;
-    if let Some(by) = remove.by
-        && by != remove.node
-    {
-        require_caps(tx, network, by, Caps::OWNER)?;
-    }
-    let member = require_caps(tx, network, remove.node, Caps::default());
-    let member = match member {
-        // Whoever awaits approval can be removed as well.
-        Err(StoreError::Refused(Refusal::NotAllowed)) => member_id(tx, network, remove.node)?,
-        other => other?,
-    };
-    invites::revoke_of(tx, network, remove.node, remove.now)?;
-    tx.execute("DELETE FROM member WHERE member = $1", [member.0])?;
-    tx.execute(
-        "INSERT INTO removed (member, network, node, removed_at) VALUES ($1, $2, $3, $4)",
-        params![
-            member.0,
-            network.0,
-            remove.node.0,
-            rows::number(stored.next_epoch()?)?
-        ],
-    )?;
-    let id = stored
-        .secret
-        .id
-        .checked_add(1)
-        .ok_or_else(|| StoreError::Failed("the secrets of a network are used up".to_owned()))?;
-    let secret = NetworkSecret::new(id, remove.secret);
-    networks::insert_secret(tx, network, &secret, remove.now)?;
-    tx.execute(
-        "UPDATE network SET secret_id = $1 WHERE network = $2",
-        params![id, network.0],
-    )?;
-    rosters::advance(tx, signer, &stored, &secret, remove.now)?;
-    if networks::of_node(tx, remove.node)?.is_empty() {
-        addresses::free(tx, remove.node, remove.now)?;
-    }
-    Ok(())
+/// A member by its id.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) node: NodeId,
+    pub(super) caps: Caps,
 }
 
-fn member_id(conn: &Connection, network: NetworkId, node: NodeId) -> Result<MemberId> {
-    Ok(conn.query_row(
-        "SELECT member FROM member WHERE network = $1 AND node = $2",
-        [network.0, node.0],
-        |row| rows::id(row, 0),
-    )?)
+pub(super) fn find(
+    conn: &Connection,
+    network: NetworkId,
+    member: MemberId,
+) -> Result<Option<Found>> {
+    Ok(conn
+        .query_row(
+            "SELECT node, caps FROM member WHERE network = $1 AND member = $2",
+            [network.0, member.0],
+            |row| {
+                Ok(Found {
+                    node: rows::id(row, 0)?,
+                    caps: Caps(row.get(1)?),
+                })
+            },
+        )
+        .optional()?)
+}
+
+/// The membership of a node, whatever it may do.
+pub(super) fn of_node(
+    conn: &Connection,
+    network: NetworkId,
+    node: NodeId,
+) -> Result<Option<MemberId>> {
+    Ok(conn
+        .query_row(
+            "SELECT member FROM member WHERE network = $1 AND node = $2",
+            [network.0, node.0],
+            |row| rows::id(row, 0),
+        )
+        .optional()?)
 }

@@ -4,6 +4,7 @@
 //! that owns it from then on; [`SqliteStore`] is the queue to that thread.
 
 mod addresses;
+mod ends;
 mod files;
 mod invites;
 mod members;
@@ -11,6 +12,7 @@ mod networks;
 mod nodes;
 mod open;
 mod organisation;
+mod owners;
 mod rosters;
 mod rows;
 mod thread;

@@ -2,8 +2,8 @@
 
 use kanpachi_common::{
     NetworkId, NodeId, UnixTime, Verified, cbor, name,
-    roster::{Delta, Head, NetworkType, Page, PublicRoster, Settings, VerifiedRoster},
-    wire::{control::Held, frame::MAX_REPLY},
+    roster::{Caps, Delta, Head, NetworkType, Page, PublicRoster, Settings, VerifiedRoster},
+    wire::{control::Held, frame::MAX_REPLY, membership::Waiting},
 };
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
@@ -84,18 +84,26 @@ pub(super) fn insert_secret(
 fn summary(conn: &Connection, signer: &Signer, network: NetworkId) -> Result<NetworkSummary> {
     let stored = require(conn, signer, network)?;
     let members = stored.members()?;
-    let owner = kanpachi_common::roster::Caps::OWNER;
     Ok(NetworkSummary {
         network,
         name: stored.name,
         position: stored.head.position(),
         members: members.len() as u64,
-        owners: members.iter().filter(|m| m.caps.has(owner)).count() as u64,
+        owners: members.iter().filter(|m| m.caps.has(Caps::OWNER)).count() as u64,
     })
 }
 
-/// Reads a network that must be there.
+/// Reads a network that must be there, for a change of it.
 pub(super) fn require(conn: &Connection, signer: &Signer, network: NetworkId) -> Result<Stored> {
+    let stored = require_any(conn, signer, network)?;
+    if stored.deleted {
+        return Err(Refusal::NoNetwork.into());
+    }
+    Ok(stored)
+}
+
+/// The same, deleted or not: its last head is news to whoever holds an older one.
+fn require_any(conn: &Connection, signer: &Signer, network: NetworkId) -> Result<Stored> {
     rosters::load(conn, signer, network)?.ok_or(Refusal::NoNetwork.into())
 }
 
@@ -107,11 +115,13 @@ pub(super) fn list(conn: &Connection, signer: &Signer) -> Result<Vec<NetworkSumm
 }
 
 fn ids(conn: &Connection) -> Result<Vec<NetworkId>> {
-    let mut statement = conn.prepare_cached("SELECT network FROM network ORDER BY folded")?;
+    let mut statement = conn
+        .prepare_cached("SELECT network FROM network WHERE deleted_at IS NULL ORDER BY folded")?;
     let ids = statement.query_map([], |row| rows::id(row, 0))?;
     Ok(ids.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Networks that a node is a member of, or awaits approval in.
 pub(super) fn of_node(conn: &Connection, node: NodeId) -> Result<Vec<NetworkId>> {
     let mut statement =
         conn.prepare_cached("SELECT network FROM member WHERE node = $1 ORDER BY network")?;
@@ -119,12 +129,37 @@ pub(super) fn of_node(conn: &Connection, node: NodeId) -> Result<Vec<NetworkId>>
     Ok(ids.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Networks that a node is a member of, and nothing less.
+pub(super) fn active_of_node(conn: &Connection, node: NodeId) -> Result<Vec<NetworkId>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT network FROM member WHERE node = $1 AND caps & $2 = 0 ORDER BY network",
+    )?;
+    let pending = Caps::PENDING.0;
+    let ids = statement.query_map(params![node.0, pending], |row| rows::id(row, 0))?;
+    Ok(ids.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Networks in which a node awaits approval.
+pub(super) fn waiting_of_node(conn: &Connection, node: NodeId) -> Result<Vec<Waiting>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT network, name FROM member JOIN network USING (network)
+         WHERE node = $1 AND caps & $2 <> 0 ORDER BY network",
+    )?;
+    let waiting = statement.query_map(params![node.0, Caps::PENDING.0], |row| {
+        Ok(Waiting {
+            network: rows::id(row, 0)?,
+            name: row.get(1)?,
+        })
+    })?;
+    Ok(waiting.collect::<rusqlite::Result<_>>()?)
+}
+
 pub(super) fn roster(
     conn: &Connection,
     signer: &Signer,
     network: NetworkId,
 ) -> Result<VerifiedRoster> {
-    let stored = require(conn, signer, network)?;
+    let stored = require_any(conn, signer, network)?;
     let roster = stored.roster();
     roster.verify(stored.head).map_err(StoreError::damaged)
 }
@@ -142,7 +177,7 @@ pub(super) fn public_roster(
     signer: &Signer,
     network: NetworkId,
 ) -> Result<PublicRoster> {
-    let stored = require(conn, signer, network)?;
+    let stored = require_any(conn, signer, network)?;
     let public = |row: &rosters::MemberRow| {
         let public = serde_bytes::ByteBuf::from(row.entry.public.clone());
         (public, row.entry.private_hash())
@@ -160,7 +195,7 @@ pub(super) fn changes_since(
     network: NetworkId,
     held: &[Held],
 ) -> Result<Changes> {
-    let stored = require(conn, signer, network)?;
+    let stored = require_any(conn, signer, network)?;
     let answers: Vec<Change> = held
         .iter()
         .map(|held| change(conn, &stored, held))

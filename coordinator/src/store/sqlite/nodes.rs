@@ -1,18 +1,23 @@
 //! Nodes: their tunnel keys, and what the organisation knows of them.
 
 use kanpachi_common::{
-    NetworkId, NodeId, TunnelKey, UnixTime, addr::ipv6_of, cbor, wire::control::Registration,
+    ClientId, NetworkId, NodeId, TunnelKey, UnixTime,
+    addr::ipv6_of,
+    cbor::{self, Ext},
+    wire::control::Registration,
 };
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::{addresses, members, networks, rows};
 use crate::{
     org::Signer,
-    store::{LoggedIn, Login, Refusal, Result},
+    store::{LoggedIn, Login, Refusal, Result, StoreError},
 };
 
 /// Longest CBOR of a tunnel key in bytes.
 const MAX_TUNNEL: usize = 512;
+/// Client ids that are tried for one node. With a million nodes one try in a thousand meets a taken one.
+const MAX_TRIES: u32 = 64;
 
 pub(super) fn login(tx: &Transaction<'_>, signer: &Signer, login: &Login) -> Result<LoggedIn> {
     if known_key(tx, login.node)?.is_none() {
@@ -38,7 +43,7 @@ pub(super) fn take_key(
     now: UnixTime,
 ) -> Result<Vec<NetworkId>> {
     let known = known_key(tx, node)?;
-    match known {
+    match &known {
         Some(known) if known.serial > tunnel.serial => return Err(Refusal::OldKey.into()),
         Some(known) if known.serial == tunnel.serial => {
             return if known.key == tunnel.key {
@@ -55,6 +60,9 @@ pub(super) fn take_key(
          ON CONFLICT (node) DO UPDATE SET tunnel = excluded.tunnel, serial = excluded.serial",
         params![node.0, cbor::encode(tunnel), serial, rows::number(now.0)?],
     )?;
+    if known.is_none() {
+        take_client_id(tx, node)?;
+    }
     let networks = networks::of_node(tx, node)?;
     for network in &networks {
         let stored = networks::require(tx, signer, *network)?;
@@ -65,7 +73,8 @@ pub(super) fn take_key(
     Ok(networks)
 }
 
-fn known_key(conn: &Connection, node: NodeId) -> Result<Option<TunnelKey>> {
+/// The tunnel key of a registered node.
+pub(super) fn known_key(conn: &Connection, node: NodeId) -> Result<Option<TunnelKey>> {
     let tunnel: Option<Vec<u8>> = conn
         .prepare_cached("SELECT tunnel FROM node WHERE node = $1")?
         .query_row([node.0], |row| row.get(0))
@@ -73,6 +82,43 @@ fn known_key(conn: &Connection, node: NodeId) -> Result<Option<TunnelKey>> {
     tunnel
         .map(|bytes| rows::object(&bytes, MAX_TUNNEL))
         .transpose()
+}
+
+/// Gives a node its client id: the first of its sequence that nobody else has. The index decides.
+fn take_client_id(tx: &Transaction<'_>, node: NodeId) -> Result<()> {
+    let mut take = tx.prepare_cached("UPDATE OR IGNORE node SET client_id = $1 WHERE node = $2")?;
+    for tries in 0..MAX_TRIES {
+        if take.execute(params![ClientId::of(&node, tries).get(), node.0])? == 1 {
+            return Ok(());
+        }
+    }
+    Err(StoreError::Failed("no client id is free".to_owned()))
+}
+
+/// Gives every node a client id that came before there were any, in the order in which they came.
+pub(super) fn fill_client_ids(tx: &Transaction<'_>) -> Result<()> {
+    let mut statement =
+        tx.prepare("SELECT node FROM node WHERE client_id IS NULL ORDER BY registered_at, node")?;
+    let nodes = statement.query_map([], |row| rows::id(row, 0))?;
+    let nodes: Vec<NodeId> = nodes.collect::<rusqlite::Result<_>>()?;
+    nodes
+        .into_iter()
+        .try_for_each(|node| take_client_id(tx, node))
+}
+
+fn client_id(conn: &Connection, node: NodeId) -> Result<Option<ClientId>> {
+    let id: Option<u32> = conn
+        .prepare_cached("SELECT client_id FROM node WHERE node = $1")?
+        .query_row([node.0], |row| row.get(0))?;
+    Ok(id.and_then(ClientId::new))
+}
+
+/// What the entries of a node say about its client id: nothing when it follows from the key.
+pub(super) fn client_id_ext(conn: &Connection, node: NodeId) -> Result<Option<Ext>> {
+    let id = client_id(conn, node)?;
+    Ok(id
+        .filter(|id| *id != ClientId::of(&node, 0))
+        .map(ClientId::to_ext))
 }
 
 /// What the organisation knows of a registered node.
@@ -84,9 +130,9 @@ pub(super) fn registration(
     Ok(Registration {
         ipv4: addresses::of_node(conn, node)?,
         ipv6: ipv6_of(&signer.org(), &node),
-        networks: networks::of_node(conn, node)?,
-        client_id: None,
-        waiting: vec![],
+        networks: networks::active_of_node(conn, node)?,
+        client_id: client_id(conn, node)?,
+        waiting: networks::waiting_of_node(conn, node)?,
     })
 }
 

@@ -2,9 +2,9 @@
 
 use std::{path::Path, time::Duration};
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-use super::files::StateDir;
+use super::{files::StateDir, nodes};
 use crate::store::{Result, StoreError};
 
 /// Marks the file as a coordinator's: "KPCo".
@@ -13,7 +13,32 @@ const APPLICATION_ID: i32 = 0x4b50_436f;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The migrations, by number from 1. Only ever appended to: a database remembers how many it has seen.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("migrations/0001-initial.sql")];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration::sql(include_str!("migrations/0001-initial.sql")),
+    Migration {
+        sql: include_str!("migrations/0002-passwords.sql"),
+        fill: nodes::fill_client_ids,
+    },
+];
+
+/// A step from one schema to the next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Migration {
+    /// What changes.
+    sql: &'static str,
+    /// Computes what SQL cannot.
+    fill: fn(&Transaction<'_>) -> Result<()>,
+}
+
+impl Migration {
+    /// A step in SQL alone.
+    pub(super) const fn sql(sql: &'static str) -> Self {
+        Self {
+            sql,
+            fill: |_| Ok(()),
+        }
+    }
+}
 
 /// An open database at the newest schema.
 #[derive(Debug)]
@@ -64,7 +89,7 @@ fn quick_check(conn: &Connection) -> Result<()> {
 }
 
 /// Brings the schema to the newest version, all of it or nothing.
-pub(super) fn migrate(conn: &mut Connection, migrations: &[&str]) -> Result<()> {
+pub(super) fn migrate(conn: &mut Connection, migrations: &[Migration]) -> Result<()> {
     let known = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
     let tx = conn.transaction()?;
     let id: i32 = tx.query_row("PRAGMA application_id", [], |row| row.get(0))?;
@@ -88,8 +113,9 @@ pub(super) fn migrate(conn: &mut Connection, migrations: &[&str]) -> Result<()> 
     if found > known {
         return Err(StoreError::Newer { found, known });
     }
-    for (version, sql) in (1..).zip(migrations).skip(found as usize) {
-        tx.execute_batch(sql)?;
+    for (version, migration) in (1..).zip(migrations).skip(found as usize) {
+        tx.execute_batch(migration.sql)?;
+        (migration.fill)(&tx)?;
         tx.execute(
             "INSERT INTO schema_version (version) VALUES ($1)",
             [version as u32],

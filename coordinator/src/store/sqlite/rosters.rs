@@ -30,6 +30,8 @@ pub(super) struct Stored {
     pub(super) head: Verified<Head>,
     pub(super) secret: NetworkSecret,
     pub(super) rows: Vec<MemberRow>,
+    /// The network has ended.
+    pub(super) deleted: bool,
     validity: Validity,
 }
 
@@ -81,7 +83,8 @@ pub(super) fn load(
 ) -> Result<Option<Stored>> {
     let row = conn
         .prepare_cached(
-            "SELECT name, settings, settings_at, secret_id, soft_seconds, hard_seconds FROM network WHERE network = $1",
+            "SELECT name, settings, settings_at, secret_id, soft_seconds, hard_seconds, deleted_at IS NOT NULL
+             FROM network WHERE network = $1",
         )?
         .query_row([network.0], |row| {
             Ok((
@@ -93,10 +96,11 @@ pub(super) fn load(
                     soft: rows::unsigned(row, 4)?,
                     hard: hard_seconds(row)?,
                 },
+                row.get::<_, bool>(6)?,
             ))
         })
         .optional()?;
-    let Some((name, settings, settings_at, secret_id, validity)) = row else {
+    let Some((name, settings, settings_at, secret_id, validity, deleted)) = row else {
         return Ok(None);
     };
     let head = newest_head(conn, signer, network)?;
@@ -124,6 +128,7 @@ pub(super) fn load(
         head,
         secret,
         rows,
+        deleted,
         validity,
     }))
 }

@@ -11,10 +11,12 @@ use kanpachi_common::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Engine, invites, members, networks, nodes, organisation};
+use super::{Engine, ends, invites, members, networks, nodes, organisation, owners};
 use crate::store::{
-    Changes, InviteStored, JoinNetwork, JoinedNetwork, LoggedIn, Login, NamesSet, NetworkSummary,
-    NewInvite, NewNetwork, RemoveMember, Result, SetName, Store, StoreError,
+    Changes, CreateNetwork, DeleteNetwork, Evict, Evicted, InviteStored, JoinByPassword,
+    JoinNetwork, JoinedNetwork, Leave, LoggedIn, Login, NamesSet, NetworkPassword, NetworkSummary,
+    NewInvite, NewNetwork, RemoveMember, Result, SetAccess, SetName, SetPassword, SetRole, Settle,
+    Store, StoreError,
 };
 
 /// Intents that wait for the thread; whoever brings one more waits for a place.
@@ -93,7 +95,7 @@ impl Store for SqliteStore {
     }
 
     async fn networks_of(&self, node: NodeId) -> Result<Vec<NetworkId>> {
-        self.run(move |e| e.read(|c, _| networks::of_node(c, node)))
+        self.run(move |e| e.read(|c, _| networks::active_of_node(c, node)))
             .await
     }
 
@@ -112,13 +114,63 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn create_network_by(&self, create: CreateNetwork) -> Result<JoinedNetwork> {
+        self.run(move |e| e.write(|tx, s| members::create_network(tx, s, &create)))
+            .await
+    }
+
+    async fn password_of(&self, name: String) -> Result<Option<NetworkPassword>> {
+        self.run(move |e| e.read(|c, _| owners::password_of(c, &name)))
+            .await
+    }
+
+    async fn join_by_password(&self, join: JoinByPassword) -> Result<JoinedNetwork> {
+        self.run(move |e| e.write(|tx, s| members::join_by_password(tx, s, &join)))
+            .await
+    }
+
+    async fn leave(&self, leave: Leave) -> Result<Vec<NetworkId>> {
+        self.run(move |e| e.write(|tx, s| ends::leave(tx, s, &leave)))
+            .await
+    }
+
+    async fn delete_network(&self, delete: DeleteNetwork) -> Result<Vec<NetworkId>> {
+        self.run(move |e| e.write(|tx, s| ends::delete(tx, s, &delete)))
+            .await
+    }
+
+    async fn evict(&self, evict: Evict) -> Result<Evicted> {
+        self.run(move |e| e.write(|tx, s| ends::evict(tx, s, &evict)))
+            .await
+    }
+
+    async fn set_password(&self, set: SetPassword) -> Result<()> {
+        self.run(move |e| e.write(|tx, _| owners::set_password(tx, &set)))
+            .await
+    }
+
+    async fn set_access(&self, set: SetAccess) -> Result<Vec<NetworkId>> {
+        self.run(move |e| e.write(|tx, s| owners::set_access(tx, s, &set)))
+            .await
+    }
+
+    async fn settle(&self, settle: Settle) -> Result<Vec<NetworkId>> {
+        self.run(move |e| e.write(|tx, s| owners::settle(tx, s, &settle)))
+            .await
+    }
+
+    async fn set_role(&self, set: SetRole) -> Result<Vec<NetworkId>> {
+        self.run(move |e| e.write(|tx, s| owners::set_role(tx, s, &set)))
+            .await
+    }
+
     async fn set_name(&self, set: SetName) -> Result<NamesSet> {
         self.run(move |e| e.write(|tx, s| members::set_name(tx, s, &set)))
             .await
     }
 
     async fn remove_member(&self, remove: RemoveMember) -> Result<()> {
-        self.run(move |e| e.write(|tx, s| members::remove(tx, s, &remove)))
+        self.run(move |e| e.write(|tx, s| ends::remove(tx, s, &remove)))
             .await
     }
 

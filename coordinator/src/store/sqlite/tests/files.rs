@@ -109,10 +109,11 @@ fn the_engine_is_set_as_it_must_be() {
 #[test]
 fn migrations_run_once_each_in_order_and_all_or_nothing() {
     let mut conn = rusqlite::Connection::open_in_memory().unwrap();
-    let (first, second) = ("CREATE TABLE a (x)", "ALTER TABLE a ADD COLUMN y");
+    let sql = open::Migration::sql;
+    let (first, second) = (sql("CREATE TABLE a (x)"), sql("ALTER TABLE a ADD COLUMN y"));
     open::migrate(&mut conn, &[first]).unwrap();
     open::migrate(&mut conn, &[first]).unwrap();
-    let broken = open::migrate(&mut conn, &[first, second, "nonsense"]);
+    let broken = open::migrate(&mut conn, &[first, second, sql("nonsense")]);
     assert!(matches!(broken, Err(StoreError::Failed(_))));
     let columns = |conn: &rusqlite::Connection| -> u32 {
         conn.query_row("SELECT count(*) FROM pragma_table_info('a')", [], |r| {
@@ -142,6 +143,7 @@ fn the_schema_is_what_the_migrations_make_of_it() {
         tables,
         [
             "address",
+            "ban",
             "directory",
             "head",
             "invite",
