@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::{
     addr::{MacAddr, Prefix, ipv6_of},
     cbor::{self, DecodeError, Ext, check_ext, check_len},
+    client_id::ClientId,
     id::{Hash, MemberId, NodeId, OrgId},
     identity::TunnelKey,
     merkle, name,
@@ -185,6 +186,7 @@ impl Entry {
             member,
             node,
             caps,
+            client_id: ClientId::in_entry(&node, &p.ext),
             tunnel: p.tunnel,
             ipv4: p.ipv4,
             ipv6: p.ipv6,
@@ -205,6 +207,8 @@ pub struct Member {
     pub node: NodeId,
     /// What it may do.
     pub caps: Caps,
+    /// Nine digits, for people.
+    pub client_id: ClientId,
     /// Its tunnel key.
     pub tunnel: TunnelKey,
     /// Its IPv4 address.

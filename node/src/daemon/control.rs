@@ -79,20 +79,23 @@ impl Control for Daemon {
         self.ask(|reply| Request::Join(invite, reply)).await?
     }
 
-    async fn create(&self, _: NetworkRequest) -> Result<JoinReply, ApiError> {
-        Err(ApiError::usage("TODO"))
+    async fn create(&self, request: NetworkRequest) -> Result<JoinReply, ApiError> {
+        self.ask(|reply| Request::Create(request, reply)).await?
     }
 
-    async fn join_network(&self, _: NetworkRequest) -> Result<JoinReply, ApiError> {
-        Err(ApiError::usage("TODO"))
+    async fn join_network(&self, request: NetworkRequest) -> Result<JoinReply, ApiError> {
+        self.ask(|reply| Request::JoinNetwork(request, reply))
+            .await?
     }
 
-    async fn change(&self, _: ChangeRequest) -> Result<ChangeReply, ApiError> {
-        Err(ApiError::usage("TODO"))
+    async fn change(&self, request: ChangeRequest) -> Result<ChangeReply, ApiError> {
+        self.ask_coordinator(|reply| Request::Change(request, reply))
+            .await
     }
 
-    async fn set_logged_in(&self, _: bool) -> Result<SessionReply, ApiError> {
-        Err(ApiError::usage("TODO"))
+    async fn set_logged_in(&self, logged_in: bool) -> Result<SessionReply, ApiError> {
+        self.ask(|reply| Request::SetLoggedIn(logged_in, reply))
+            .await?
     }
 
     async fn invite(&self, request: InviteRequest) -> Result<InviteReply, ApiError> {

@@ -142,6 +142,8 @@ pub mod code {
     pub const COORDINATOR_UNREACHABLE: &str = "coordinator_unreachable";
     /// The peer does not answer.
     pub const NO_ANSWER: &str = "no_answer";
+    /// This machine is logged out.
+    pub const LOGGED_OUT: &str = "logged_out";
 }
 
 /// An error as the command line prints it and the control socket sends it.

@@ -3,7 +3,7 @@
 //! What is signed is kept as the bytes that travelled, and verified again when a process takes it up.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
 };
 
@@ -46,6 +46,7 @@ pub struct Disk {
     secrets: BTreeMap<NetworkId, Vec<NetworkSecret>>,
     equivocations: Vec<(NetworkId, Position)>,
     known: BTreeMap<NodeId, Vec<SocketAddr>>,
+    offline: BTreeSet<NetworkId>,
     counters: Counters,
 }
 
@@ -116,6 +117,7 @@ impl Disk {
             secrets: BTreeMap::new(),
             equivocations: Vec::new(),
             known: BTreeMap::new(),
+            offline: BTreeSet::new(),
             counters: Counters {
                 serial: 1,
                 ..Counters::default()
@@ -194,6 +196,17 @@ impl Disk {
         Ok(())
     }
 
+    /// Keeps whether the node is there in a network.
+    pub fn set_online(&mut self, network: NetworkId, online: bool) -> Result<(), DiskFull> {
+        self.write()?;
+        if online {
+            self.offline.remove(&network);
+        } else {
+            self.offline.insert(network);
+        }
+        Ok(())
+    }
+
     /// Remembers where a peer is, the newest first.
     pub fn remember(&mut self, node: NodeId, addrs: &[SocketAddr]) -> Result<(), DiskFull> {
         self.write()?;
@@ -244,6 +257,7 @@ impl Disk {
             Update::Removed(network) => {
                 self.held.remove(network);
                 self.secrets.remove(network);
+                self.offline.remove(network);
             }
         }
         Ok(())
@@ -269,6 +283,7 @@ impl Disk {
                 .flat_map(|(network, all)| all.iter().map(|s| (*network, s.clone())))
                 .collect(),
             equivocations: self.equivocations.clone(),
+            offline: self.offline.iter().copied().collect(),
         }
     }
 }

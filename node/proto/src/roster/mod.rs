@@ -8,7 +8,7 @@ mod check;
 mod peers;
 mod update;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kanpachi_common::{
     Hash, NetworkId, NodeId, OrgId, Signed, UnixTime, Verified,
@@ -64,6 +64,8 @@ pub struct Rosters {
     floors: BTreeMap<NetworkId, Position>,
     serials: BTreeMap<NodeId, u64>,
     partial: BTreeMap<NetworkId, Vec<Page>>,
+    /// Networks that this node is not there in, because somebody said so.
+    offline: BTreeSet<NetworkId>,
     newest_issued: UnixTime,
     counters: Counters,
 }
@@ -87,6 +89,8 @@ pub struct Stored {
     pub secrets: Vec<(NetworkId, NetworkSecret)>,
     /// Where two roots were signed for one epoch.
     pub equivocations: Vec<(NetworkId, Position)>,
+    /// Networks that this node is not there in.
+    pub offline: Vec<NetworkId>,
 }
 
 impl Rosters {
@@ -102,6 +106,7 @@ impl Rosters {
             floors: BTreeMap::new(),
             serials: BTreeMap::new(),
             partial: BTreeMap::new(),
+            offline: BTreeSet::new(),
             newest_issued: UnixTime(0),
             counters: Counters::default(),
         }
@@ -115,6 +120,7 @@ impl Rosters {
         let mut this = Self::new(org, me);
         this.floors = stored.floors.into_iter().collect();
         this.serials = stored.serials.into_iter().collect();
+        this.offline = stored.offline.into_iter().collect();
         if let Some(manifest) = &stored.manifest {
             let update = this.check_manifest(manifest)?;
             this.commit(update);
@@ -182,6 +188,28 @@ impl Rosters {
         *entry = (*entry).max(floor);
     }
 
+    /// Says whether this node is there in a network: one that it is not there in authorises nobody. Computed into
+    /// [`Rosters::peers`] from the next call on.
+    pub fn set_online(&mut self, network: NetworkId, online: bool) {
+        if online {
+            self.offline.remove(&network);
+        } else {
+            self.offline.insert(network);
+        }
+    }
+
+    /// Is this node there in a network?
+    #[must_use]
+    pub fn is_online(&self, network: &NetworkId) -> bool {
+        !self.offline.contains(network)
+    }
+
+    /// The networks held that this node is not there in.
+    pub fn offline(&self) -> impl Iterator<Item = NetworkId> {
+        let held = self.rosters().map(|r| r.head().network);
+        held.filter(|network| !self.is_online(network))
+    }
+
     /// Takes up an update that is on disk.
     pub fn commit(&mut self, update: Update) {
         match update {
@@ -209,6 +237,9 @@ impl Rosters {
                 let slot = self.networks.entry(network).or_default();
                 slot.held = None;
                 slot.secrets.clear();
+                self.partial.remove(&network);
+                // Whoever joins it again wants to be there.
+                self.offline.remove(&network);
             }
         }
     }

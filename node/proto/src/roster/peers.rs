@@ -63,12 +63,16 @@ fn allowed(kind: NetworkType, a: Caps, b: Caps) -> bool {
 }
 
 impl Rosters {
-    /// All peers, from the rosters held. Computed anew after every committed update.
+    /// All peers, from the rosters held of networks that this node is there in. Computed anew after every committed
+    /// update.
     #[must_use]
     pub fn peers(&self, clock: UnixTime) -> BTreeMap<NodeId, Peer> {
         let wall = self.wall(clock);
         let mut peers = BTreeMap::new();
         for roster in self.rosters() {
+            if !self.is_online(&roster.head().network) {
+                continue;
+            }
             let Some(me) = roster.member(&self.me) else {
                 continue;
             };

@@ -435,6 +435,61 @@ fn what_was_on_disk_is_taken_up_and_what_was_seen_still_counts() {
 }
 
 #[test]
+fn a_network_that_the_node_is_not_there_in_authorises_nobody_until_it_is() {
+    let org = Org::new();
+    let mut rosters = org.node();
+    let before = names(&rosters);
+    assert!(!before.is_empty());
+    rosters.set_online(NETWORK, false);
+    assert!(names(&rosters).is_empty());
+    assert_eq!(rosters.offline().collect::<Vec<_>>(), [NETWORK]);
+    // The roster goes on being kept, and told of.
+    assert_eq!(rosters.held().len(), 1);
+    rosters.set_online(NETWORK, true);
+    assert_eq!(names(&rosters), before);
+    assert_eq!(rosters.offline().count(), 0);
+
+    let roster = org.roster(&[1, 2]);
+    let stored = Stored {
+        manifest: Some(org.manifest()),
+        held: vec![(org.manifest(), org.head(&roster, 5, 1000), roster)],
+        offline: vec![NETWORK],
+        ..Stored::default()
+    };
+    let me = SecretKey::from_seed(&[1; 32]).node_id();
+    let mut rosters = Rosters::load(org.id(), me, stored).unwrap();
+    assert!(names(&rosters).is_empty(), "a restart forgot it");
+    // Whoever is no member any more, and joins again, is there.
+    rosters.commit(Update::Removed(NETWORK));
+    assert!(rosters.is_online(&NETWORK));
+}
+
+#[test]
+fn a_member_that_awaits_approval_is_nobodys_peer_and_has_none() {
+    let org = Org::new();
+    let mut roster = org.roster(&[1, 2, 3]);
+    let caps = |entry: &mut Entry, caps| {
+        let mut public = Public::decode(&entry.public).unwrap();
+        public.caps = caps;
+        entry.public = cbor::encode(&public);
+    };
+    caps(&mut roster.entries[2], Caps::PENDING);
+    let seen_by = |n: u8| {
+        let me = SecretKey::from_seed(&[n; 32]).node_id();
+        let stored = Stored {
+            manifest: Some(org.manifest()),
+            held: vec![(org.manifest(), org.head(&roster, 5, 1000), roster.clone())],
+            ..Stored::default()
+        };
+        let rosters = Rosters::load(org.id(), me, stored).unwrap();
+        assert_eq!(rosters.roster(&NETWORK).unwrap().members().count(), 3);
+        names(&rosters)
+    };
+    assert_eq!(seen_by(1), ["m2"]);
+    assert!(seen_by(3).is_empty());
+}
+
+#[test]
 fn an_equivocation_outlives_a_restart_and_ends_with_its_generation() {
     let mut org = Org::new();
     let roster = org.roster(&[1, 2]);

@@ -150,6 +150,7 @@ impl Core {
                 "the coordinator does not know this machine: join again with a new invite"
             );
         }
+        self.tell_presence();
         // By the coordinator's clock other rosters may count than by this machine's.
         self.members_changed().await;
         self.send_join();
@@ -187,6 +188,8 @@ impl Core {
     }
 
     pub(super) async fn take_registration(&mut self, registration: &Registration) {
+        self.state.waiting.clone_from(&registration.waiting);
+        self.state.client_id = registration.client_id;
         if self.state.ipv4 != Some(registration.ipv4) {
             if self.state.adapter.is_some() {
                 tracing::error!(
@@ -227,7 +230,7 @@ impl Core {
             }
             ServerMessage::Removed(removed) => {
                 tracing::warn!(network = %removed.network.short(), "this machine is no member any more");
-                self.take_up(Update::Removed(removed.network))
+                self.drop_network(removed.network)
             }
             ServerMessage::Directory(news) => {
                 self.take_keys(&news.manifest, &news.directory);
@@ -289,6 +292,9 @@ impl Core {
                 Self::answer_invite(request, reply, message)
             }
             (Some(Pending::SetNick(reply)), message) => Self::answer_nick(reply, message),
+            (Some(Pending::Change(about, reply)), message) => {
+                self.answer_change(about, reply, message).await
+            }
             (None, ServerMessage::Done(_)) => {}
             (None, ServerMessage::Refused(refused)) if refused.code == codes::BUSY => {}
             (_, message) => self.unexpected(&message),

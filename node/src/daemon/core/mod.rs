@@ -4,9 +4,16 @@
 
 mod candidates;
 mod events;
+#[cfg(test)]
+mod fixture;
+mod joins;
+mod lookup;
+mod networks;
+mod refusals;
 mod requests;
 mod rosters;
 mod session;
+mod standby;
 mod status;
 
 use std::{
@@ -17,9 +24,11 @@ use std::{
 };
 
 use kanpachi_common::{
-    Candidate, NodeId, OrgId, UnixTime, invite::Invite, wire::control::ServerMessage,
+    Candidate, ClientId, NodeId, OrgId, UnixTime,
+    invite::Invite,
+    wire::{control::ServerMessage, membership::Waiting},
 };
-use kanpachi_proto::roster::Peer;
+use kanpachi_proto::roster::{Peer, Rosters};
 use kanpachi_transport::SharedSocket;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -33,12 +42,16 @@ use crate::{
     cli::steps::Progress,
     dataplane::{Dataplane, OutboundThread},
     ipc::{
-        api::{InviteReply, InviteRequest, JoinReply, NickReply, Status},
+        api::{
+            ChangeReply, ChangeRequest, InviteReply, InviteRequest, JoinReply, NetworkRequest,
+            NickReply, SessionReply, Status,
+        },
         error::ApiError,
     },
-    platform::{Adapter as _, LocalAddress, Native, Platform},
+    platform::{LocalAddress, Native, Platform},
 };
 
+use requests::Reply;
 pub(super) use session::Session;
 
 /// The adapter of this system.
@@ -48,42 +61,26 @@ pub(super) type NativeWriter = <NativeAdapter as crate::platform::Adapter>::Writ
 
 /// How often reflectors are asked, and expiry is looked at.
 const TICK: Duration = Duration::from_secs(25);
-/// A join that no coordinator answers is given up after this.
-const JOIN_PATIENCE: Duration = Duration::from_secs(12);
-/// After a login, a join and everything behind it is given up after this.
-const JOIN_LIMIT: Duration = Duration::from_secs(30);
-
 /// What the control socket asks of the task.
 #[derive(Debug)]
 pub(super) enum Request {
     Status(oneshot::Sender<Status>),
-    Join(Box<Invite>, oneshot::Sender<Result<JoinReply, ApiError>>),
-    Invite(
-        InviteRequest,
-        oneshot::Sender<Result<InviteReply, ApiError>>,
-    ),
-    SetNick(String, oneshot::Sender<Result<NickReply, ApiError>>),
+    Join(Box<Invite>, Reply<JoinReply>),
+    Create(NetworkRequest, Reply<JoinReply>),
+    JoinNetwork(NetworkRequest, Reply<JoinReply>),
+    Change(ChangeRequest, Reply<ChangeReply>),
+    SetLoggedIn(bool, Reply<SessionReply>),
+    Invite(InviteRequest, Reply<InviteReply>),
+    SetNick(String, Reply<NickReply>),
 }
 
 /// A request that the coordinator has not answered yet.
 #[derive(Debug)]
 enum Pending {
     Join,
-    Invite(
-        InviteRequest,
-        oneshot::Sender<Result<InviteReply, ApiError>>,
-    ),
-    SetNick(oneshot::Sender<Result<NickReply, ApiError>>),
-}
-
-/// A join under way.
-#[derive(Debug)]
-struct Joining {
-    invite: Box<Invite>,
-    reply: oneshot::Sender<Result<JoinReply, ApiError>>,
-    deadline: Instant,
-    /// The network and the name that the coordinator gave; from then on only the roster is waited for.
-    joined: Option<(kanpachi_common::NetworkId, String)>,
+    Invite(InviteRequest, Reply<InviteReply>),
+    SetNick(Reply<NickReply>),
+    Change(networks::About, Reply<ChangeReply>),
 }
 
 /// What the task is made of.
@@ -127,7 +124,15 @@ struct State {
     /// Where others see this node.
     observed: Vec<SocketAddr>,
     pending: HashMap<u64, Pending>,
-    joining: Option<Joining>,
+    joining: Option<joins::Joining>,
+    /// Networks in which this node awaits approval, as the coordinator said last.
+    waiting: Vec<Waiting>,
+    /// What the coordinator says that this node's client id is.
+    client_id: Option<ClientId>,
+    /// Somebody logged this machine out.
+    logged_out: bool,
+    /// What is known of the organisation while there is no session with it.
+    resting: Option<Rosters>,
     coordinator_since: Option<jiff::Timestamp>,
     last_error: Option<String>,
     last_address: Option<String>,
@@ -211,13 +216,7 @@ impl Core {
         }
         core.state.clock = Some((Instant::now(), super::clock::wall()));
         core.state.ipv4 = core.db.ipv4()?;
-        if let Some(org) = core.db.org()? {
-            let hints = core.db.hints()?;
-            core.begin_session(org, hints).await?;
-            core.bring_adapter_up().await?;
-            core.members_changed().await;
-            core.servers_changed();
-        }
+        core.take_up_state().await?;
         Ok(core)
     }
 
@@ -241,7 +240,18 @@ impl Core {
 
     /// The organisation, once there is one.
     fn org(&self) -> Option<OrgId> {
-        self.state.session.as_ref().map(|s| s.rosters.org())
+        self.rosters().map(Rosters::org)
+    }
+
+    /// What is known of the organisation, logged in or not.
+    fn rosters(&self) -> Option<&Rosters> {
+        let session = self.state.session.as_ref().map(|s| &s.rosters);
+        session.or(self.state.resting.as_ref())
+    }
+
+    fn rosters_mut(&mut self) -> Option<&mut Rosters> {
+        let session = self.state.session.as_mut().map(|s| &mut s.rosters);
+        session.or(self.state.resting.as_mut())
     }
 
     /// Runs until the daemon stops.
@@ -287,16 +297,7 @@ impl Core {
             // It says goodbye over the socket, whose reader is stopped after this.
             let _ = tokio::time::timeout(super::GOODBYE, session.running).await;
         }
-        self.dataplane.detach();
-        if let Some(adapter) = self.state.adapter.take() {
-            adapter.stop();
-            if let Some(Err(error)) = self.state.outbound.take().map(OutboundThread::join) {
-                tracing::debug!(%error, "the adapter's reader");
-            }
-            if let Err(error) = adapter.close().await {
-                tracing::debug!(%error, "the adapter");
-            }
-        }
+        self.take_adapter_down().await;
     }
 
     /// An answer without a question is for the log only.

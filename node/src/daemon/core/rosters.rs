@@ -24,8 +24,8 @@ impl Core {
             self.state.unsaved = true;
             return false;
         }
-        if let Some(session) = &mut self.state.session {
-            session.rosters.commit(update);
+        if let Some(rosters) = self.rosters_mut() {
+            rosters.commit(update);
         }
         true
     }
@@ -68,6 +68,14 @@ impl Core {
         let Some(session) = &self.state.session else {
             return;
         };
+        // A network whose roster came is none to wait for any more.
+        let (rosters, me) = (&session.rosters, self.keys.identity.node_id());
+        self.state.waiting.retain(|w| {
+            rosters
+                .roster(&w.network)
+                .and_then(|r| r.member(&me))
+                .is_none()
+        });
         let peers = session.rosters.peers(self.wall());
         let generation = session.rosters.manifest().map_or(0, |m| m.generation);
         let epochs = session
@@ -180,14 +188,7 @@ impl Core {
             return;
         }
         tracing::error!(interface = %self.interface, "the adapter is gone; making it anew");
-        self.dataplane.detach();
-        self.state.outbound = None;
-        if let Some(adapter) = self.state.adapter.take() {
-            adapter.stop();
-            if let Err(error) = adapter.close().await {
-                tracing::debug!(%error, "the old adapter");
-            }
-        }
+        self.take_adapter_down().await;
         if let Err(error) = self.bring_adapter_up().await {
             tracing::error!(%error, "no adapter");
         }

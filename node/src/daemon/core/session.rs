@@ -1,6 +1,10 @@
 //! The organisation that the node is with: rosters, the login, the swarm.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use kanpachi_common::{
     OrgId,
@@ -27,6 +31,10 @@ use crate::{
 
 /// Reflectors asked at once.
 const MAX_REFLECTORS: usize = 4;
+
+/// How long the socket may be held by a session that ended, and how often that is looked at.
+const SOCKET_PATIENCE: Duration = Duration::from_secs(3);
+const SOCKET_RETRY: Duration = Duration::from_millis(50);
 
 /// Everything that hangs on one organisation.
 #[derive(Debug)]
@@ -56,26 +64,13 @@ impl Core {
         org: OrgId,
         hints: Vec<Address>,
     ) -> Result<(), ApiError> {
-        let stored = if self.db.org()? == Some(org) {
-            self.db.stored()?
-        } else {
-            kanpachi_proto::roster::Stored::default()
-        };
-        let rosters = Rosters::load(org, self.me(), stored).map_err(|e| refused(&e))?;
+        let rosters = self.load_rosters(org)?;
         self.engine
             .send(super::engine::Command::Organisation(org))
             .await;
         self.set_overlay(&org, rosters.directory().map(|d| d.pool));
         let stop = self.stop.child_token();
-        let setup = swarm::Setup {
-            identity: self.keys.identity.clone(),
-            org,
-            socket: self.socket.clone(),
-            filter: self.overlay.filter(),
-            tcp_port: self.tcp_port,
-        };
-        let (swarm, events, running) = swarm::start(setup, stop.clone())
-            .map_err(|e| ApiError::failed(code::FAILED, format_args!("{e:#}")))?;
+        let (swarm, events, running) = self.start_swarm(org, &stop).await?;
         let hello = self.hello(&org, &rosters);
         let addresses = coordinators(&self.own_coordinator, &hints, &rosters);
         let mut seed = [0; 32];
@@ -91,8 +86,9 @@ impl Core {
             addresses,
             hello,
             seed,
-            std::time::Instant::now(),
+            Instant::now(),
         );
+        self.state.resting = None;
         self.state.session = Some(Session {
             rosters,
             login,
@@ -105,6 +101,45 @@ impl Core {
         self.state.swarm_events = Some(events);
         self.state.coordinator_since = Some(jiff::Timestamp::now());
         Ok(())
+    }
+
+    /// Verifies what is stored of an organisation.
+    pub(super) fn load_rosters(&self, org: OrgId) -> Result<Rosters, ApiError> {
+        let stored = if self.db.org()? == Some(org) {
+            self.db.stored()?
+        } else {
+            kanpachi_proto::roster::Stored::default()
+        };
+        Rosters::load(org, self.me(), stored).map_err(|e| refused(&e))
+    }
+
+    /// Starts the swarm. The one of a session that ended a moment ago may still hold the socket: its connections take
+    /// their leave.
+    async fn start_swarm(
+        &mut self,
+        org: OrgId,
+        stop: &CancellationToken,
+    ) -> Result<(swarm::Handle, mpsc::Receiver<swarm::Event>, JoinHandle<()>), ApiError> {
+        let deadline = Instant::now() + SOCKET_PATIENCE;
+        loop {
+            let setup = swarm::Setup {
+                identity: self.keys.identity.clone(),
+                org,
+                socket: self.socket.clone(),
+                filter: self.overlay.filter(),
+                tcp_port: self.tcp_port,
+            };
+            match swarm::start(setup, stop.clone()) {
+                Ok(started) => return Ok(started),
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(ApiError::failed(code::FAILED, format_args!("{error:#}")));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the swarm does not start yet");
+                    tokio::time::sleep(SOCKET_RETRY).await;
+                }
+            }
+        }
     }
 
     /// Lets go of an organisation that was never joined.
@@ -253,7 +288,7 @@ impl Core {
 
     /// A deadline passed.
     pub(super) fn handle_timeout(&mut self) {
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         if let Some(session) = &mut self.state.session {
             session.login.handle_timeout(now);
         }
@@ -313,9 +348,7 @@ async fn resolve(addresses: &[Address]) -> Vec<SocketAddr> {
             Ok(ip) => out.push(SocketAddr::new(ip, address.port)),
             Err(_) => {
                 let lookup = tokio::net::lookup_host((address.host.as_str(), address.port));
-                if let Ok(Ok(found)) =
-                    tokio::time::timeout(std::time::Duration::from_secs(2), lookup).await
-                {
+                if let Ok(Ok(found)) = tokio::time::timeout(Duration::from_secs(2), lookup).await {
                     out.extend(found.take(2));
                 }
             }

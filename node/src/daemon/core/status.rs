@@ -4,12 +4,11 @@ use std::{collections::BTreeMap, time::Instant};
 
 use jiff::Timestamp;
 use kanpachi_common::{
-    ClientId, NodeId,
-    roster::{Caps, VerifiedRoster},
+    ClientId, NetworkId, NodeId,
+    roster::{self, Caps, VerifiedRoster},
 };
 use kanpachi_proto::{
     login::State,
-    roster::PeerNetwork,
     tunnel::{PathState, PeerStatus},
 };
 
@@ -31,15 +30,36 @@ fn role(caps: Caps) -> String {
     }
 }
 
+/// What its entry says of a member, and nothing of where it is.
+fn plain(member: &roster::Member) -> Member {
+    Member {
+        name: member.name.clone(),
+        node_id: member.node.to_string(),
+        client_id: member.client_id.to_string(),
+        ipv4: member.ipv4,
+        ipv6: Some(member.ipv6),
+        role: role(member.caps),
+        waiting: member.caps.has(Caps::PENDING),
+        online: false,
+        path: None,
+        via: None,
+        path_since: None,
+        endpoint: None,
+        rtt_ms: None,
+        loss: None,
+        path_mtu: None,
+        rx_bytes: 0,
+        tx_bytes: 0,
+        last_handshake: None,
+    }
+}
+
 impl Core {
     pub(super) async fn status(&mut self) -> Status {
         let report = self.engine.report().await;
         let adapter = self.state.adapter.as_ref();
-        let networks: Vec<Network> = self
-            .state
-            .session
-            .iter()
-            .flat_map(|s| s.rosters.rosters())
+        let rosters = self.rosters().into_iter().flat_map(|r| r.rosters());
+        let networks: Vec<Network> = rosters
             .map(|roster| self.network(roster, report.as_ref()))
             .collect();
         Status {
@@ -57,25 +77,39 @@ impl Core {
             listen: vec![self.socket.local_addr()],
             coordinator: self.coordinator(),
             networks,
-            client_id: ClientId::of(&self.me(), 0).to_string(),
-            logged_in: true,
-            waiting: vec![],
+            client_id: self.client_id().to_string(),
+            logged_in: !self.state.logged_out,
+            waiting: self.waiting_names(),
             counters: self.counters(report.as_ref()),
         }
     }
 
     /// The name of this node: what its first network calls it, or what it would like to be called.
     pub(super) fn own_name(&self) -> Option<String> {
-        let session = self.state.session.as_ref()?;
-        session
-            .rosters
-            .rosters()
-            .find_map(|r| Some(r.member(&self.me())?.name.clone()))
+        Some(self.entry()?.name.clone())
+    }
+
+    /// Its entry in the first of its networks.
+    fn entry(&self) -> Option<&roster::Member> {
+        self.rosters()?.rosters().find_map(|r| r.member(&self.me()))
+    }
+
+    /// Its client id, as its entries have it, or the coordinator says, or it follows from the key.
+    fn client_id(&self) -> ClientId {
+        let entry = self.entry().map(|me| me.client_id);
+        entry
+            .or(self.state.client_id)
+            .unwrap_or_else(|| ClientId::of(&self.me(), 0))
     }
 
     fn coordinator(&self) -> Coordinator {
         let state = self.state.session.as_ref().map(|s| s.login.state());
         let (state, address, trouble) = match state {
+            None if self.state.logged_out => (
+                CoordinatorState::Unreachable,
+                None,
+                Some("this machine is logged out".to_owned()),
+            ),
             None | Some(State::Connecting) => (CoordinatorState::Connecting, None, None),
             Some(State::Connected { address, .. }) => {
                 (CoordinatorState::Connected, Some(address.to_string()), None)
@@ -96,14 +130,9 @@ impl Core {
 
     fn network(&self, roster: &VerifiedRoster, report: Option<&engine::Report>) -> Network {
         let head = roster.head();
-        let mut members: Vec<Member> = self
-            .state
-            .peers
-            .values()
-            .filter_map(|peer| {
-                let place = peer.networks.iter().find(|n| n.network == head.network)?;
-                Some(self.member(peer, place, report))
-            })
+        let others = roster.members().filter(|m| m.node != self.me());
+        let mut members: Vec<Member> = others
+            .map(|member| self.member(member, &head.network, report))
             .collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));
         Network {
@@ -121,20 +150,26 @@ impl Core {
             hard_expires_at: head.hard_expires_at.map(timestamp),
             locked: roster.settings().access().locked,
             approval: roster.settings().access().approval,
-            online: true,
+            online: self.rosters().is_some_and(|r| r.is_online(&head.network)),
             members,
         }
     }
 
     fn member(
         &self,
-        peer: &kanpachi_proto::roster::Peer,
-        place: &PeerNetwork,
+        member: &roster::Member,
+        network: &NetworkId,
         report: Option<&engine::Report>,
     ) -> Member {
-        let status = report.and_then(|r| r.peers.get(&peer.node));
+        let out = plain(member);
+        // Whoever awaits approval, or is in a network that this node is not there in, is nobody to this node.
+        let peer = self.state.peers.get(&member.node);
+        if !peer.is_some_and(|p| p.networks.iter().any(|n| n.network == *network)) {
+            return out;
+        }
+        let status = report.and_then(|r| r.peers.get(&member.node));
         let traffic = report
-            .and_then(|r| r.traffic.get(&peer.node))
+            .and_then(|r| r.traffic.get(&member.node))
             .copied()
             .unwrap_or_default();
         let up = status.and_then(|s| {
@@ -147,12 +182,12 @@ impl Core {
                 None
             }
         });
-        let told = self.state.online.contains_key(&peer.node);
+        let told = self.state.online.contains_key(&member.node);
         let path = match up {
             Some((endpoint, _)) if is_on_link(&self.local, endpoint.ip()) => Some(Path::Lan),
             Some(_) => Some(Path::Direct),
             None if status.is_some_and(|s| s.wanted && s.state == PathState::Connecting)
-                && self.may_be_there(&peer.node) =>
+                && self.may_be_there(&member.node) =>
             {
                 Some(Path::Connecting)
             }
@@ -161,26 +196,18 @@ impl Core {
         let primary =
             up.and_then(|(endpoint, _)| status?.paths.iter().find(|p| p.addr == endpoint));
         Member {
-            name: place.name.clone(),
-            node_id: peer.node.to_string(),
-            ipv4: peer.ipv4,
-            ipv6: Some(peer.ipv6),
-            role: role(place.caps),
-            client_id: ClientId::of(&peer.node, 0).to_string(),
-            waiting: false,
             online: up.is_some() || (told && self.is_connected()),
             path,
-            via: None,
             path_since: up.map(|(_, since)| wall_of(since)),
             endpoint: up.map(|(endpoint, _)| endpoint),
             rtt_ms: primary
                 .and_then(|p| p.rtt)
                 .map(|rtt| rtt.as_secs_f64() * 1000.0),
             loss: primary.map(|p| f64::from(p.loss)),
-            path_mtu: None,
             rx_bytes: traffic.rx_bytes,
             tx_bytes: traffic.tx_bytes,
             last_handshake: handshake(status),
+            ..out
         }
     }
 
@@ -207,7 +234,10 @@ impl Core {
         let mut add = |name: &str, n: u64| {
             out.insert(name.to_owned(), n);
         };
-        if let Some(rosters) = self.state.session.as_ref().map(|s| s.rosters.counters()) {
+        if let Some(rosters) = self
+            .rosters()
+            .map(kanpachi_proto::roster::Rosters::counters)
+        {
             add("roster_stale", rosters.roster_stale);
             add("roster_bad_signature", rosters.roster_bad_signature);
             add("roster_mismatch", rosters.roster_mismatch);

@@ -17,7 +17,10 @@ use super::StateDir;
 use crate::ipc::error::{ApiError, code};
 
 /// Migrations, applied in order. Append only: what is here has been on somebody's disk.
-const MIGRATIONS: &[&str] = &[include_str!("0001-start.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("0001-start.sql"),
+    include_str!("0002-wishes.sql"),
+];
 /// Longest value read back, in bytes: a roster of 4,096 members.
 const MAX_ROSTER: usize = 32 * 1024 * 1024;
 /// Addresses remembered per peer.
@@ -41,7 +44,7 @@ pub struct Database {
     path: String,
 }
 
-type Result<T> = std::result::Result<T, ApiError>;
+pub(super) type Result<T> = std::result::Result<T, ApiError>;
 
 /// The sentence for an error of the database.
 fn explain(path: &str, error: &rusqlite::Error) -> ApiError {
@@ -151,7 +154,7 @@ impl Database {
         Ok(())
     }
 
-    fn write<T>(
+    pub(super) fn write<T>(
         &mut self,
         body: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
@@ -165,7 +168,7 @@ impl Database {
         run(&mut self.conn).map_err(|e| explain(path, &e))
     }
 
-    fn blob(&self, key: &str) -> Result<Option<Vec<u8>>> {
+    pub(super) fn blob(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let get = |r: &rusqlite::Row<'_>| r.get(0);
         self.conn
             .query_row("SELECT value FROM meta WHERE key = ?1", [key], get)
@@ -173,7 +176,7 @@ impl Database {
             .map_err(|e| self.error(e))
     }
 
-    fn set_blob(&mut self, key: &str, value: &[u8]) -> Result<()> {
+    pub(super) fn set_blob(&mut self, key: &str, value: &[u8]) -> Result<()> {
         self.write(|tx| put_meta(tx, key, value))
     }
 
@@ -338,6 +341,7 @@ impl Database {
             Update::Removed(network) => {
                 tx.execute("DELETE FROM held WHERE network = ?1", params![network.0])?;
                 tx.execute("DELETE FROM secrets WHERE network = ?1", params![network.0])?;
+                tx.execute("DELETE FROM offline WHERE network = ?1", params![network.0])?;
                 Ok(())
             }
         })
@@ -413,6 +417,7 @@ impl Database {
                 "SELECT network, generation, epoch FROM equivocations",
                 |r| Ok((NetworkId(id(r, 0)?), position(r)?)),
             )?,
+            offline: self.offline()?,
         })
     }
 
@@ -461,7 +466,7 @@ impl Database {
         })
     }
 
-    fn rows<T>(
+    pub(super) fn rows<T>(
         &self,
         sql: &str,
         row: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
@@ -505,7 +510,7 @@ fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-fn id(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<[u8; 32]> {
+pub(super) fn id(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<[u8; 32]> {
     match row.get_ref(column)? {
         ValueRef::Blob(bytes) => bytes.try_into().map_err(|_| {
             rusqlite::Error::InvalidColumnType(column, "id".into(), rusqlite::types::Type::Blob)

@@ -5,6 +5,7 @@
 
 mod db;
 mod keys;
+mod wishes;
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},

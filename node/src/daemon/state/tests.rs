@@ -6,6 +6,7 @@ use std::{
 };
 
 use kanpachi_common::{NetworkId, OrgId, UnixTime, org::Address, roster::Position};
+use kanpachi_proto::roster::Update;
 use tempfile::TempDir;
 
 use super::*;
@@ -200,4 +201,47 @@ fn addresses_of_one_peer_do_not_fill_the_disk() {
         known.iter().all(|k| k.seen >= UnixTime(24)),
         "the newest stay"
     );
+}
+
+#[test]
+fn logged_out_and_offline_are_kept_until_somebody_says_otherwise() {
+    let (_keep, path) = place();
+    let dir = StateDir::open(&path).unwrap();
+    let (first, second) = (NetworkId([1; 32]), NetworkId([2; 32]));
+    let mut db = Database::open(&dir).unwrap();
+    assert!(db.is_logged_in().unwrap());
+    for _twice in 0..2 {
+        db.set_logged_in(false).unwrap();
+        db.set_online(&first, false).unwrap();
+        db.set_online(&second, false).unwrap();
+    }
+    drop(db);
+    let mut db = Database::open(&dir).unwrap();
+    assert!(!db.is_logged_in().unwrap());
+    assert_eq!(db.stored().unwrap().offline, [first, second]);
+    db.set_logged_in(true).unwrap();
+    db.set_online(&first, true).unwrap();
+    // Whoever is no member of it any more starts afresh when it joins again.
+    db.save(&Update::Removed(second)).unwrap();
+    drop(db);
+    let db = Database::open(&dir).unwrap();
+    assert!(db.is_logged_in().unwrap());
+    assert!(db.stored().unwrap().offline.is_empty());
+}
+
+#[test]
+fn a_database_of_the_first_format_opens_with_everything_in_it() {
+    let (_keep, path) = place();
+    let dir = StateDir::open(&path).unwrap();
+    let conn = rusqlite::Connection::open(dir.file("node.db")).unwrap();
+    conn.execute_batch(include_str!("0001-start.sql")).unwrap();
+    conn.execute("INSERT INTO meta VALUES ('org', ?1)", [[7u8; 32]])
+        .unwrap();
+    conn.pragma_update(None, "user_version", 1).unwrap();
+    drop(conn);
+    let mut db = Database::open(&dir).unwrap();
+    assert_eq!(db.org().unwrap(), Some(OrgId([7; 32])));
+    assert!(db.is_logged_in().unwrap());
+    db.set_online(&NetworkId([1; 32]), false).unwrap();
+    assert_eq!(db.stored().unwrap().offline, [NetworkId([1; 32])]);
 }
