@@ -74,7 +74,11 @@ impl Passwords for Cheap {
         Ok(PasswordHash(hash.to_string()))
     }
 
-    async fn verify(&self, password: Password, stored: Option<PasswordHash>) -> store::Result<bool> {
+    async fn verify(
+        &self,
+        password: Password,
+        stored: Option<PasswordHash>,
+    ) -> store::Result<bool> {
         let hash = self.hash(password).await?;
         Ok(stored.is_some_and(|stored| stored == hash))
     }

@@ -174,13 +174,11 @@ pub fn all(stale: &[Page], delta: &Delta, newest: &[Page]) -> Vec<Forgery> {
         settings: None,
         ..page.clone()
     };
-    let rebased = |base| Delta {
-        base,
-        ..delta.clone()
+    let rebased = |by| {
+        let mut delta = delta.clone();
+        delta.base.epoch = delta.base.epoch.saturating_add_signed(by);
+        delta
     };
-    let (mut before, mut after) = (delta.base, delta.base);
-    before.epoch -= 1;
-    after.epoch += 1;
     let tampered = {
         let mut delta = delta.clone();
         if let Some(byte) = delta.upserts.last_mut().and_then(|e| e.private.last_mut()) {
@@ -238,11 +236,7 @@ pub fn all(stale: &[Page], delta: &Delta, newest: &[Page]) -> Vec<Forgery> {
         changed("a change with an altered member", tampered, [0, 0, 1, 0]),
         changed("a change with another content", smuggled, [0, 0, 1, 0]),
         // Not a lie by itself, but nothing to act on: the node pulls, and what it is sent then counts.
-        changed(
-            "a change from the epoch before",
-            rebased(before),
-            [0, 0, 0, 0],
-        ),
-        changed("a change from a later epoch", rebased(after), [0, 0, 0, 0]),
+        changed("a change from the epoch before", rebased(-1), [0, 0, 0, 0]),
+        changed("a change from a later epoch", rebased(1), [0, 0, 0, 0]),
     ]
 }

@@ -1,6 +1,7 @@
 //! What must hold after every step, whatever happens.
 //!
 //! - No counter on a disk falls: boot, epochs seen and held, floors, serials, generation, directory.
+//! - Whatever a process goes by is on its disk.
 //! - An inner packet is delivered only if its source is in its sender's entry, once, and as it was sent.
 //! - Nobody has a session with a node that is no member under the roster that it holds.
 //! - No IPv4 address is ever given to two nodes, and a node keeps the one it has.
@@ -80,6 +81,15 @@ impl Invariants {
         let Some(process) = &node.process else {
             return;
         };
+        for roster in process.rosters().into_iter().flat_map(|r| r.rosters()) {
+            let head = roster.head();
+            assert_eq!(
+                node.disk.counters().held.get(&head.network),
+                Some(&head.position()),
+                "node {} goes by a roster that is not on its disk",
+                node.index
+            );
+        }
         let members = process.members(now);
         for peer in process.session_peers() {
             assert!(

@@ -19,6 +19,7 @@ pub mod log;
 pub mod net;
 pub mod node;
 pub mod scenario;
+pub mod schedule;
 pub mod traffic;
 pub mod world;
 

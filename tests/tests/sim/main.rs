@@ -9,6 +9,7 @@ mod joining;
 mod mishaps;
 mod outages;
 mod rosters;
+mod schedules;
 mod tunnels;
 
 use std::time::{Duration, Instant};
