@@ -9,7 +9,11 @@ use clap::{
 use kanpachi_common::{Pool, name, org::Address};
 use zeroize::Zeroizing;
 
-use super::networks::args::{NetworkCommand, PasswordFile};
+use super::{
+    generate::Generate,
+    networks::args::{NetworkCommand, PasswordFile},
+    service::{AsService, ServiceCommand},
+};
 use crate::{
     options::{Advertise, DEFAULT_NETWORK, DaemonOptions},
     platform::{DEFAULT_INTERFACE, Native, Platform as _},
@@ -119,6 +123,9 @@ Examples:
         /// The password of the network.
         #[command(flatten)]
         password: PasswordFile,
+        /// As a service.
+        #[command(flatten)]
+        as_service: AsService,
     },
 
     /// Make an invite: link, QR code and the command for the next machine
@@ -206,6 +213,25 @@ Examples:
 Examples:
   sudo kanpachi down")]
     Down,
+
+    /// Keep the node running as a service of systemd
+    #[command(after_help = "\
+Examples:
+  sudo kanpachi service install
+  sudo kanpachi service uninstall --purge")]
+    Service {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: ServiceCommand,
+    },
+
+    /// Write completions and man pages, for packagers
+    #[command(hide = true)]
+    Generate {
+        /// What to write.
+        #[command(subcommand)]
+        what: Generate,
+    },
 }
 
 /// `kanpachi host`
@@ -419,7 +445,10 @@ mod tests {
     fn every_command_has_examples_and_no_line_is_lost_in_the_help() {
         let mut cli = Cli::command();
         cli.build();
-        for command in cli.get_subcommands().filter(|c| c.get_name() != "help") {
+        let shown = cli
+            .get_subcommands()
+            .filter(|c| c.get_name() != "help" && !c.is_hide_set());
+        for command in shown {
             let after = command
                 .get_after_help()
                 .map(ToString::to_string)

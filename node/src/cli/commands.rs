@@ -14,10 +14,11 @@ use super::{
     Entry, Running,
     args::{Cli, Command, Global, Host},
     console::Console,
-    json_line, logging,
+    generate, json_line, logging,
     networks::{self, Order, Target, args::NetworkCommand},
     password::Terminal,
     render::{self, Look, PingSummary},
+    service::{self, AsService},
     steps::{Progress, Silent, Spoken},
 };
 use crate::{
@@ -60,9 +61,17 @@ pub fn run(cli: Cli, entry: Entry, console: Console) -> Result<(), ApiError> {
     match cli.command {
         Command::Host(host) => session.host(host),
         Command::Up { listen } => session.up(listen),
-        Command::Join { target, password } => {
-            session.join(&target, password.password_file.as_deref())
+        Command::Join {
+            target,
+            password,
+            as_service,
+        } => session.join(&target, password.password_file.as_deref(), &as_service),
+        Command::Service { command } => {
+            let reply = service::run(&command, &session.global)?;
+            session.show(&reply, |_| reply.text());
+            Ok(())
         }
+        Command::Generate { what } => generate::run(&what, console),
         other => block_on(false, session.ask(other))?,
     }
 }
@@ -98,14 +107,29 @@ impl Session {
         become_daemon(|| start(options, progress))
     }
 
-    fn join(&self, target: &str, password: Option<&Path>) -> Result<(), ApiError> {
+    fn join(
+        &self,
+        target: &str,
+        password: Option<&Path>,
+        as_service: &AsService,
+    ) -> Result<(), ApiError> {
         let invite = match networks::target(target)? {
+            Target::Network(_) if as_service.service => {
+                return Err(ApiError::usage("--service goes with an invite")
+                    .hint("kanpachi service install; then kanpachi join NETWORK"));
+            }
             Target::Network(network) => return self.join_network(network, password),
             Target::Stdin => read_invite(self.console)?,
             Target::Invite(invite) => invite,
         };
         if password.is_some() {
             return Err(ApiError::usage("an invite needs no password"));
+        }
+        if as_service.service {
+            block_on(
+                false,
+                service::start(as_service, &self.global, &self.client),
+            )??;
         }
         if block_on(false, self.client.is_running())?? {
             let reply = block_on(false, self.client.join(invite))??;
@@ -208,7 +232,11 @@ impl Session {
                 });
             }
             // They are not questions, and `run` has dealt with them.
-            Command::Host(_) | Command::Up { .. } | Command::Join { .. } => {}
+            Command::Host(_)
+            | Command::Up { .. }
+            | Command::Join { .. }
+            | Command::Service { .. }
+            | Command::Generate { .. } => {}
         }
         Ok(())
     }

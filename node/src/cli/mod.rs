@@ -6,9 +6,11 @@
 pub mod args;
 pub mod commands;
 pub mod console;
+pub mod generate;
 pub mod logging;
 pub mod networks;
 pub mod render;
+pub mod service;
 pub mod steps;
 
 mod mistakes;

@@ -11,6 +11,7 @@ mod core;
 mod engine;
 mod overlay;
 mod swarm;
+mod watchdog;
 
 use std::{
     io,
@@ -131,6 +132,7 @@ pub async fn run_until(
         stop: stop.clone(),
     });
     let serving = tokio::spawn(server.serve(control, stop.clone()));
+    watchdog::start(requests.clone(), stop.child_token());
 
     let outcome = begin(invite, standing, ready, requests, progress.as_ref(), &stop).await;
     if outcome.is_err() {

@@ -40,6 +40,9 @@ pub trait Platform: Send + Sync + 'static {
     /// Whether an adapter of this name could be made now, without making it: privileges, the TUN device, the name.
     fn check_adapter(&self, interface: &str) -> Result<(), PlatformError>;
 
+    /// Whether an adapter could have this name, taken or not.
+    fn check_interface(&self, interface: &str) -> Result<(), PlatformError>;
+
     /// Makes the adapter, gives it its addresses and brings it up. Everything is undone when the adapter and its
     /// reader and writers are gone, by [`Adapter::close`], drop or the death of the process.
     ///
@@ -70,6 +73,10 @@ pub trait Platform: Send + Sync + 'static {
 
     /// Tells the service manager, if one started us, how far we are.
     fn notify_service(&self, state: ServiceState<'_>) -> io::Result<()>;
+
+    /// How long the service manager waits for a sign of life before it takes the process for hung; `None` when nobody
+    /// waits for one.
+    fn watchdog(&self) -> Option<Duration>;
 }
 
 /// A virtual network adapter that is up. It moves whole IP packets without a link header.

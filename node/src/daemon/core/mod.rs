@@ -72,6 +72,8 @@ pub(super) enum Request {
     SetLoggedIn(bool, Reply<SessionReply>),
     Invite(InviteRequest, Reply<InviteReply>),
     SetNick(String, Reply<NickReply>),
+    /// Nothing but an answer: the watchdog asks.
+    Alive(oneshot::Sender<()>),
 }
 
 /// A request that the coordinator has not answered yet.

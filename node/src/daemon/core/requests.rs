@@ -25,6 +25,7 @@ impl Core {
                 let status = self.status().await;
                 let _ = reply.send(status);
             }
+            Request::Alive(reply) => drop(reply.send(())),
             Request::Join(invite, reply) => self.begin_join(Way::Invite(invite), reply).await,
             Request::Create(request, reply) => match Way::create(request) {
                 Ok(way) => self.begin_join(way, reply).await,

@@ -4,10 +4,12 @@ mod adapter;
 mod addresses;
 mod credentials;
 mod netlink;
+pub mod service;
 
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use adapter::{TunAdapter, TunReader, TunWriter};
 
@@ -51,6 +53,10 @@ impl Platform for Linux {
         Ok(())
     }
 
+    fn check_interface(&self, interface: &str) -> Result<(), PlatformError> {
+        check_name(interface)
+    }
+
     async fn create_adapter(&self, config: &AdapterConfig) -> Result<TunAdapter, PlatformError> {
         self.check_adapter(&config.name)?;
         TunAdapter::create(config).await
@@ -81,6 +87,11 @@ impl Platform for Linux {
             ServiceState::Alive => NotifyState::Watchdog,
         };
         sd_notify::notify(&[state])
+    }
+
+    fn watchdog(&self) -> Option<Duration> {
+        // A limit too short to be halved is none.
+        sd_notify::watchdog_enabled().filter(|limit| *limit >= Duration::from_millis(2))
     }
 }
 
