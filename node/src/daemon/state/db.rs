@@ -82,6 +82,21 @@ fn damaged(path: &str, why: &str) -> ApiError {
     ))
 }
 
+/// SQLite opens its own files beside the database, and would follow a link.
+fn no_links_beside(dir: &StateDir) -> Result<()> {
+    for name in ["node.db-wal", "node.db-shm", "node.db-journal"] {
+        let path = dir.file(name);
+        if std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
+            return Err(ApiError::refused(
+                code::STATE_UNREADABLE,
+                format_args!("{} is a symbolic link", path.display()),
+            )
+            .hint("remove it and start again"));
+        }
+    }
+    Ok(())
+}
+
 impl Database {
     /// Opens it, or makes it.
     ///
@@ -96,6 +111,7 @@ impl Database {
             .truncate(false)
             .open(&file)
             .map_err(|e| super::io_error("open", &file, &e))?;
+        no_links_beside(dir)?;
         let conn = Connection::open(&file).map_err(|e| explain(&path, &e))?;
         let mut this = Self { conn, path };
         this.prepare().map_err(|e| this.error(e))?;

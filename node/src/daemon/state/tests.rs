@@ -111,6 +111,13 @@ fn symbolic_links_in_the_way_are_not_followed() {
     }
     assert!(Keys::load(&dir).is_err());
     assert!(Database::open(&dir).is_err());
+    fs::remove_file(dir.file("node.db")).unwrap();
+    for name in ["node.db-wal", "node.db-shm", "node.db-journal"] {
+        symlink(&victim, dir.file(name)).unwrap();
+        let error = Database::open(&dir).unwrap_err();
+        assert!(error.message.ends_with("is a symbolic link"), "{error}");
+        fs::remove_file(dir.file(name)).unwrap();
+    }
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
 
@@ -244,4 +251,40 @@ fn a_database_of_the_first_format_opens_with_everything_in_it() {
     assert!(db.is_logged_in().unwrap());
     db.set_online(&NetworkId([1; 32]), false).unwrap();
     assert_eq!(db.stored().unwrap().offline, [NetworkId([1; 32])]);
+}
+
+/// Every format that a release has left on a disk must be opened by every later one. A change of the format adds a
+/// fixture and leaves these as they are.
+#[test]
+fn the_state_of_every_release_is_opened_and_believed() {
+    let (_keep, path) = place();
+    let dir = StateDir::open(&path).unwrap();
+    let fixtures = [
+        ("identity.key", include_str!("fixtures/0001-identity.key")),
+        ("tunnel.key", include_str!("fixtures/0001-tunnel.key")),
+    ];
+    for (name, text) in fixtures {
+        dir.write(name, text.as_bytes()).unwrap();
+    }
+    let conn = rusqlite::Connection::open(dir.file("node.db")).unwrap();
+    conn.execute_batch(include_str!("fixtures/0001.sql"))
+        .unwrap();
+    drop(conn);
+
+    let (keys, new) = Keys::load(&dir).unwrap();
+    let me = keys.identity.node_id();
+    assert!(!new, "the address of the machine hangs on this key");
+    let mut db = Database::open(&dir).unwrap();
+    let org = db.org().unwrap().expect("an organisation");
+    assert_eq!(db.ipv4().unwrap(), Some(Some([198, 19, 249, 154].into())));
+    assert_eq!(db.port().unwrap(), Some(12976));
+    assert!(!db.hints().unwrap().is_empty());
+    assert_eq!(db.known_candidates().unwrap().len(), 1);
+    let stored = db.stored().unwrap();
+    assert_eq!((stored.floors.len(), stored.secrets.len()), (1, 1));
+    let rosters = kanpachi_proto::roster::Rosters::load(org, me, stored).unwrap();
+    let roster = rosters.rosters().next().expect("a roster");
+    assert_eq!(roster.members().len(), 2);
+    assert!(roster.members().iter().any(|member| member.node == me));
+    assert!(db.next_boot(UnixTime(0)).unwrap() > 1_700_000_000);
 }
