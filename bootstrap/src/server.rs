@@ -230,7 +230,7 @@ impl Server {
     }
 
     fn on_listening(&mut self, addr: &Multiaddr) {
-        tracing::info!(%addr, "listening");
+        tracing::debug!(%addr, "listening");
         write(&self.parts.shared.listen).push(addr.clone());
         let loopback = ip_of(addr).is_some_and(|ip| ip.is_loopback());
         if self.parts.announce_listeners && (self.parts.announce_loopback || !loopback) {
@@ -239,7 +239,7 @@ impl Server {
     }
 
     fn on_not_listening(&mut self, addr: &Multiaddr) {
-        tracing::info!(%addr, "no longer listening");
+        tracing::debug!(%addr, "no longer listening");
         write(&self.parts.shared.listen).retain(|known| known != addr);
         if self.parts.announce_listeners {
             self.parts.swarm.remove_external_address(addr);

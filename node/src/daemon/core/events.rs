@@ -106,7 +106,8 @@ impl Core {
             Login::Message { id, message } => self.handle_message(id, message).await,
             Login::Unreachable(trouble) => {
                 if self.state.last_error.is_none() {
-                    tracing::warn!(%trouble, "no coordinator; tunnels go on");
+                    tracing::warn!("no coordinator; tunnels go on");
+                    tracing::debug!(%trouble, "the last one that was tried");
                     self.state.coordinator_since = Some(jiff::Timestamp::now());
                 }
                 self.state.last_error = Some(trouble.to_string());
