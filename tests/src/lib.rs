@@ -25,6 +25,7 @@ pub mod mesh;
 pub mod netns;
 pub mod process;
 pub mod rng;
+pub mod service;
 pub mod shell;
 pub mod sim;
 pub mod sweep;
