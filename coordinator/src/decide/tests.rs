@@ -2,6 +2,7 @@
 
 mod guesses;
 mod lab;
+mod membership;
 mod presence;
 mod random;
 mod rosters;

@@ -5,6 +5,8 @@
 //! is served was read back and checked against its signed head: a failed, short or empty read is an error and
 //! never an empty roster.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 mod error;
 mod membership;
 pub mod sqlite;

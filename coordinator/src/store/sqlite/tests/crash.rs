@@ -23,13 +23,7 @@ fn crash_child() {
     let Ok(dir) = std::env::var(CHILD) else {
         return;
     };
-    let mut database = Database::open(dir.as_ref()).unwrap();
-    let organisation = Organisation::open(&mut database, None, NOW).unwrap();
-    let fixture = Fixture {
-        org: organisation.org(),
-        store: database.into_store(organisation.signer).unwrap().into(),
-        dir: None,
-    };
+    let fixture = Fixture::open(dir.as_ref(), None);
     let first = u16::try_from(fixture.changes().members.len()).unwrap();
     for n in first.. {
         fixture.join(n, 1).unwrap();
@@ -43,9 +37,7 @@ fn acknowledged_writes_survive_a_kill_at_any_point() {
     let mut invite = f.invite(1, None);
     invite.expires_at = NOW.plus(1 << 30);
     block_on(f.store.create_invite(invite)).unwrap();
-    let Fixture { store, dir, .. } = f;
-    drop(store);
-    let dir = dir.unwrap();
+    let dir = f.stop();
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([

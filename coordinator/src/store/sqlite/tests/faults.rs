@@ -5,7 +5,7 @@ use kanpachi_common::{NetworkId, id::Hash, roster::Position, wire::control::Held
 
 use super::{Fixture, LAN, NOW, new_network, node};
 use crate::store::{
-    Store, StoreError,
+    StoreError,
     sqlite::{DATABASE, Database},
 };
 
@@ -18,7 +18,7 @@ fn member_fixture() -> Fixture {
 }
 
 fn execute(f: &Fixture, sql: &'static str) {
-    f.store
+    f.sqlite
         .with_connection(move |conn| conn.execute_batch(sql).unwrap());
 }
 
@@ -127,9 +127,7 @@ fn damage_in_one_network_leaves_the_others_alone() {
 #[test]
 fn a_damaged_file_is_refused_at_the_start_with_what_to_do() {
     let f = member_fixture();
-    let Fixture { store, dir, .. } = f;
-    drop(store);
-    let dir = dir.unwrap();
+    let dir = f.stop();
     let path = dir.path().join(DATABASE);
     let good = std::fs::read(&path).unwrap();
     let mut damaged = 0;
@@ -161,7 +159,7 @@ fn a_damaged_file_is_refused_at_the_start_with_what_to_do() {
 #[test]
 fn heads_are_unique_for_an_epoch_and_addresses_for_a_node() {
     let f = member_fixture();
-    f.store.with_connection(|conn| {
+    f.sqlite.with_connection(|conn| {
         let twice = conn.execute(
             "INSERT INTO head SELECT network, generation, epoch, zeroblob(32), issued_at, signed FROM head LIMIT 1",
             [],
@@ -176,9 +174,7 @@ fn heads_are_unique_for_an_epoch_and_addresses_for_a_node() {
 fn an_organisation_that_is_gone_is_no_first_start() {
     let f = member_fixture();
     execute(&f, "DELETE FROM organisation");
-    let Fixture { store, dir, .. } = f;
-    drop(store);
-    let mut database = Database::open(dir.unwrap().path()).unwrap();
+    let mut database = Database::open(f.stop().path()).unwrap();
     let error = crate::org::Organisation::open(&mut database, None, NOW).unwrap_err();
     assert!(
         error.to_string().contains("organisation is gone"),

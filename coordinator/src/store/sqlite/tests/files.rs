@@ -88,7 +88,7 @@ fn a_second_coordinator_on_the_directory_is_refused() {
 fn the_engine_is_set_as_it_must_be() {
     let f = Fixture::on_file();
     let read = |pragma: &'static str| {
-        f.store.with_connection(move |conn| {
+        f.sqlite.with_connection(move |conn| {
             conn.query_row(&format!("PRAGMA {pragma}"), [], |row| {
                 row.get_ref(0).map(|v| match v {
                     rusqlite::types::ValueRef::Integer(i) => i.to_string(),
@@ -132,7 +132,7 @@ fn migrations_run_once_each_in_order_and_all_or_nothing() {
 #[test]
 fn the_schema_is_what_the_migrations_make_of_it() {
     let f = Fixture::on_file();
-    let tables = f.store.with_connection(|conn| {
+    let tables = f.sqlite.with_connection(|conn| {
         let mut names = conn
             .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name")
             .unwrap();
@@ -162,13 +162,12 @@ fn the_schema_is_what_the_migrations_make_of_it() {
 #[test]
 fn a_newer_or_foreign_file_is_refused_and_left_alone() {
     let f = Fixture::on_file();
-    f.store.with_connection(|conn| {
+    f.sqlite.with_connection(|conn| {
         conn.execute("INSERT INTO schema_version (version) VALUES (99)", [])
             .unwrap();
     });
-    let Fixture { store, dir, .. } = f;
-    drop(store);
-    let newer = refused(dir.as_ref().unwrap().path());
+    let dir = f.stop();
+    let newer = refused(dir.path());
     assert!(matches!(newer, StoreError::Newer { found: 99, .. }));
 
     let dir = tempfile::tempdir().unwrap();
