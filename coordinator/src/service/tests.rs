@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use kanpachi_common::{
-    NetworkId, OrgId, SecretKey, Signed, TunnelKey,
+    NetworkId, OrgId, Password, SecretKey, Signed, TunnelKey,
     id::Hash,
     invite::Invite,
     org::{Address, Directory, Manifest},
@@ -18,6 +18,7 @@ use kanpachi_common::{
     wire::{
         control::{ClientMessage, Hello, Join, Joined, PROTOCOL, ServerMessage, codes},
         frame::{FrameReader, MAX_REPLY},
+        membership::{CreateNetwork, JoinByPassword},
         mirror::{MirrorReply, MirrorRequest, Mirrored},
     },
 };
@@ -166,6 +167,10 @@ impl Client {
         self.until(|_, m| matches!(m, ServerMessage::Done(_)).then_some(()))
             .await;
         self.send(2, &ClientMessage::Join(join)).await;
+        self.joined().await
+    }
+
+    async fn joined(&mut self) -> Result<Joined, u16> {
         self.until(|_, m| match m {
             ServerMessage::Joined(joined) => Some(Ok(joined)),
             ServerMessage::Refused(refused) => Some(Err(refused.code)),
@@ -256,6 +261,51 @@ async fn nodes_join_over_quic_and_tcp_and_keep_their_addresses_over_a_restart() 
         .verify(Head::verify(&head, &manifest).unwrap())
         .unwrap();
     assert_eq!(roster.members().count(), 2);
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_with_a_password_is_made_and_joined_over_the_wire_and_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = start(dir.path(), vec![]).await;
+    let network = NetworkId([0xbb; 32]);
+    let password = |text: &str| Password::new(text).unwrap();
+    let mut first = Client::connect(1, &coordinator, quic(&coordinator)).await;
+    first.join(&invite(&coordinator).await).await.unwrap();
+    let create = CreateNetwork {
+        network,
+        name: "games".into(),
+        password: Some(password("correct horse")),
+        member_name: "owner".into(),
+    };
+    first.send(3, &ClientMessage::CreateNetwork(create)).await;
+    assert_eq!(first.joined().await.unwrap().network, network);
+    let mut second = Client::connect(2, &coordinator, quic(&coordinator)).await;
+    second.join(&invite(&coordinator).await).await.unwrap();
+    drop((first, second));
+    coordinator.shutdown().await;
+
+    let coordinator = start(dir.path(), vec![]).await;
+    let org = coordinator.service.org();
+    let mut second = Client::connect(2, &coordinator, quic(&coordinator)).await;
+    second.hello(org).await;
+    second
+        .until(|_, m| matches!(m, ServerMessage::Done(_)).then_some(()))
+        .await;
+    for (text, name, answer) in [
+        ("wrong horse", "games", Err(codes::WRONG_PASSWORD)),
+        ("correct horse", "nowhere", Err(codes::WRONG_PASSWORD)),
+        ("correct horse", "Games", Ok(network)),
+    ] {
+        let join = JoinByPassword {
+            network: name.into(),
+            password: password(text),
+            member_name: "second".into(),
+        };
+        second.send(4, &ClientMessage::JoinByPassword(join)).await;
+        let joined = second.joined().await.map(|joined| joined.network);
+        assert_eq!(joined, answer, "{name}");
+    }
     coordinator.shutdown().await;
 }
 

@@ -76,6 +76,36 @@ fn many_keys_from_one_address_share_a_limit() {
 }
 
 #[test]
+fn guesses_of_passwords_by_many_members_from_one_address_share_a_limit() {
+    use kanpachi_common::{Password, wire::membership::JoinByPassword};
+    let mut lab = Lab::new();
+    let token = lab.invite(LAN, None, false);
+    let remote = Remote {
+        ip: Some([198, 51, 100, 7].into()),
+        udp: None,
+    };
+    let mut tried = 0;
+    for n in 0..40 {
+        let id = lab.open_from(n, remote);
+        let hello = lab.hello(n, vec![]);
+        lab.say(id, 1, &hello);
+        let name = "guest".to_owned();
+        lab.say(id, 2, &ClientMessage::Join(Join { token, name }));
+        for i in 0..8 {
+            lab.read(id);
+            let join = JoinByPassword {
+                network: "lan".into(),
+                password: Password::new(&format!("guess {i}")).unwrap(),
+                member_name: "guest".into(),
+            };
+            lab.say(id, 3, &ClientMessage::JoinByPassword(join));
+            tried += u32::from(lab.refusal(id).1.code == codes::WRONG_PASSWORD);
+        }
+    }
+    assert_eq!(tried, 64);
+}
+
+#[test]
 fn a_whole_lan_party_joins_from_behind_one_router() {
     let mut lab = Lab::new();
     let token = lab.invite(LAN, None, false);

@@ -1,12 +1,15 @@
-//! Any order of joins, departures, removals, renewals and store failures ends with everybody knowing the same.
+//! Any order of joins, approvals, departures, removals, renewals and store failures ends with everybody knowing the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::executor::block_on;
 use kanpachi_common::{
     NetworkId, NodeId,
-    roster::{Head, Page, VerifiedRoster},
-    wire::control::{ClientMessage, Held, Join, Pull, ServerMessage, SetName},
+    roster::{Caps, Head, Page, VerifiedRoster},
+    wire::{
+        control::{ClientMessage, Held, Join, Pull, ServerMessage, SetName},
+        membership::{self, SetAccess, Settle},
+    },
 };
 use proptest::prelude::*;
 
@@ -27,6 +30,12 @@ enum Op {
     Join(u8, bool),
     Leave(u8),
     Remove(u8, bool),
+    /// Leaves a network for good, as far as the network lets it.
+    Quit(u8, bool),
+    /// Asks that newcomers to the games be approved, or not; heard from an owner.
+    Approval(u8, bool),
+    /// Settles whoever waits for the games; heard from an owner.
+    Settle(u8, bool),
     Rename(u8, u8),
     Pull(u8),
     Renew,
@@ -43,6 +52,9 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (n.clone(), any::<bool>()).prop_map(|(n, games)| Op::Join(n, games)),
         2 => n.clone().prop_map(Op::Leave),
         1 => (n.clone(), any::<bool>()).prop_map(|(n, games)| Op::Remove(n, games)),
+        1 => (n.clone(), any::<bool>()).prop_map(|(n, games)| Op::Quit(n, games)),
+        2 => (n.clone(), any::<bool>()).prop_map(|(n, on)| Op::Approval(n, on)),
+        2 => (n.clone(), any::<bool>()).prop_map(|(n, yes)| Op::Settle(n, yes)),
         1 => (n.clone(), 0..3u8).prop_map(|(n, name)| Op::Rename(n, name)),
         1 => n.prop_map(Op::Pull),
         1 => Just(Op::Renew),
@@ -77,7 +89,7 @@ impl World {
     fn new() -> Self {
         let mut lab = Lab::new();
         lab.network(GAMES, "games");
-        let tokens = [lab.invite(LAN, None, false), lab.invite(GAMES, None, false)];
+        let tokens = [lab.invite(LAN, None, false), lab.invite(GAMES, None, true)];
         let nodes = (0..NODES).map(|_| Memory::default()).collect();
         Self { lab, nodes, tokens }
     }
@@ -102,6 +114,22 @@ impl World {
                 }
             }
             Op::Remove(n, games) => self.remove(n, network(games)),
+            Op::Quit(n, games) => {
+                let leave = membership::Leave {
+                    network: network(games),
+                    heir: None,
+                };
+                self.say(n, &ClientMessage::Leave(leave));
+            }
+            Op::Approval(n, on) => {
+                let set = SetAccess {
+                    network: GAMES,
+                    locked: None,
+                    approval: Some(on),
+                };
+                self.say(n, &ClientMessage::SetAccess(set));
+            }
+            Op::Settle(n, approved) => self.settle(n, approved),
             Op::Rename(n, name) => {
                 let name = format!("other{name}");
                 self.say(
@@ -128,6 +156,19 @@ impl World {
             Op::Mend => self.lab.broken = None,
         }
         self.listen();
+    }
+
+    fn settle(&mut self, n: u8, approved: bool) {
+        let changes = block_on(self.lab.store.changes_since(GAMES, vec![])).unwrap();
+        let waiting = changes.members.iter().find(|m| m.caps.has(Caps::PENDING));
+        if let Some(waiting) = waiting {
+            let settle = Settle {
+                network: GAMES,
+                member: waiting.member,
+                approved,
+            };
+            self.say(n, &ClientMessage::Settle(settle));
+        }
     }
 
     fn remove(&mut self, n: u8, network: NetworkId) {
@@ -248,7 +289,8 @@ impl World {
             for network in [LAN, GAMES] {
                 let truth = block_on(self.lab.store.roster(network)).unwrap();
                 let held = memory.rosters.get(&network);
-                if truth.member(&node(n)).is_none() {
+                let active = |m: &&kanpachi_common::roster::Member| !m.caps.has(Caps::PENDING);
+                if truth.member(&node(n)).filter(active).is_none() {
                     assert!(held.is_none(), "{n} holds a roster that it is not in");
                     continue;
                 }
@@ -259,7 +301,7 @@ impl World {
                     "{n}: the newest head, renewals included"
                 );
                 assert_eq!(memory.secrets[&network], truth.head().secret_id);
-                neighbours.extend(truth.members().map(|m| m.node));
+                neighbours.extend(truth.members().filter(active).map(|m| m.node));
             }
             let online = (0..NODES).filter(|m| *m != n).filter(|m| {
                 self.nodes[usize::from(*m)].session.is_some() && neighbours.contains(&node(*m))

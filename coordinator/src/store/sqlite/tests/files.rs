@@ -6,10 +6,12 @@ use std::{
 };
 
 use futures::executor::block_on;
+use kanpachi_common::Password;
 
-use super::{Fixture, secret};
+use super::{Fixture, key, node, secret};
 use crate::{
     org::Organisation,
+    password::{Argon2id, Passwords as _},
     store::{
         Store, StoreError,
         sqlite::{DATABASE, Database, LOCK, open},
@@ -104,6 +106,9 @@ fn the_engine_is_set_as_it_must_be() {
     assert_eq!(read("busy_timeout"), "5000");
     assert_eq!(read("trusted_schema"), "0");
     assert_eq!(read("secure_delete"), "1");
+    assert_eq!(read("cell_size_check"), "1");
+    assert_eq!(read("application_id"), 0x4b50_436f.to_string());
+    assert_eq!(read("user_version"), "0", "schema_version is a table");
 }
 
 #[test]
@@ -178,7 +183,7 @@ fn a_newer_or_foreign_file_is_refused_and_left_alone() {
 }
 
 #[test]
-fn neither_invites_nor_phrase_nor_root_key_are_in_any_file() {
+fn neither_invites_nor_passwords_nor_phrase_nor_root_key_are_in_any_file() {
     let dir = tempfile::tempdir().unwrap();
     let mut database = Database::open(dir.path()).unwrap();
     let organisation = Organisation::open(&mut database, None, super::NOW).unwrap();
@@ -199,9 +204,37 @@ fn neither_invites_nor_phrase_nor_root_key_are_in_any_file() {
         now: super::NOW,
     };
     block_on(store.create_invite(invite)).unwrap();
+    let password = Password::new("canary of a password").unwrap();
+    let hash = tokio::runtime::Runtime::new()
+        .unwrap()
+        .block_on(Argon2id::new().unwrap().hash(password.clone()))
+        .unwrap();
+    let tunnel = kanpachi_common::TunnelKey::sign(&key(1), &organisation.org(), 1, [7; 32]);
+    let join = crate::store::JoinNetwork {
+        token_hash: super::hash_of(7),
+        node: node(1),
+        tunnel,
+        name: "m1".to_owned(),
+        member: kanpachi_common::MemberId([1; 32]),
+        salt: [1; 16],
+        now: super::NOW,
+    };
+    block_on(store.join_network(join)).unwrap();
+    let create = crate::store::CreateNetwork {
+        new: super::new_network(kanpachi_common::NetworkId([0xbb; 32]), "games"),
+        password: Some(hash),
+        owner: crate::store::Newcomer {
+            node: node(1),
+            name: "m1".to_owned(),
+            member: kanpachi_common::MemberId([2; 32]),
+            salt: [2; 16],
+        },
+    };
+    block_on(store.create_network_by(create)).unwrap();
     let words: Vec<&str> = phrase.expose().split(' ').collect();
     let three = words[3..6].join(" ");
     let canaries: Vec<Vec<u8>> = vec![
+        password.expose().as_bytes().to_vec(),
         secret(7).0.to_vec(),
         secret(7).token().to_vec(),
         root.seed().to_vec(),

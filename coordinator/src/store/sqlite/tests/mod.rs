@@ -14,7 +14,9 @@ use futures::executor::block_on;
 
 use crate::{org::Organisation, store::conformance::Subject};
 
-pub(super) use crate::store::conformance::{LAN, NOW, hash_of, new_network, node, refused, secret};
+pub(super) use crate::store::conformance::{
+    LAN, NOW, hash_of, key, new_network, node, refused, secret,
+};
 
 mod in_memory {
     use super::Fixture;
@@ -102,7 +104,8 @@ impl Fixture {
     /// Stops the store and opens its file again.
     pub(super) fn reopen(self) -> Self {
         let dir = self.stop();
-        Self::open(&dir.path().to_owned(), Some(dir))
+        let path = dir.path().to_owned();
+        Self::open(&path, Some(dir))
     }
 }
 

@@ -15,7 +15,8 @@ fn old() -> Fixture {
     let conn = rusqlite::Connection::open(dir.path().join(DATABASE)).unwrap();
     conn.execute_batch(SCHEMA_1).unwrap();
     drop(conn);
-    Fixture::open(&dir.path().to_owned(), Some(dir))
+    let path = dir.path().to_owned();
+    Fixture::open(&path, Some(dir))
 }
 
 #[test]
