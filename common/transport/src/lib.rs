@@ -5,6 +5,7 @@
 //! - [`quic`]: a libp2p transport over quinn on that socket, interoperable with libp2p-quic;
 //! - [`swarm`]: the whole stack (QUIC, TCP, circuits) as one libp2p transport and swarm;
 //! - [`reflect`]: the datagrams by which a node learns its address as others see it;
+//! - [`gated`]: protocols that are for known peers only;
 //! - [`observed`], [`filter`], [`identity`], [`resolve`]: small parts that every swarm here needs.
 //!
 //! The first byte decides: bit `0x40` set is QUIC (RFC 9000 §17: the fixed bit), clear is ours. The registry of
@@ -12,6 +13,7 @@
 
 pub mod demux;
 pub mod filter;
+pub mod gated;
 mod gso;
 pub mod identity;
 pub mod observed;
@@ -24,6 +26,7 @@ pub mod swarm;
 
 pub use demux::{DatagramHandler, Reader};
 pub use filter::AddressFilter;
+pub use gated::Gated;
 pub use identity::{
     ed25519_from_peer_id, keypair_from_seed, node_id, peer_id, peer_id_from_ed25519,
 };

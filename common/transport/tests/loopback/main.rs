@@ -5,6 +5,7 @@
     reason = "this program is a test; a failed assumption should end it"
 )]
 
+mod gated;
 mod socket;
 mod swarm;
 mod util;
