@@ -220,6 +220,15 @@ impl Coordinator {
 
     /// Makes an invite, as the operator.
     pub fn invite(&mut self, uses: Option<u32>, clock: &Clock) -> Invite {
+        self.make_invite(uses, false, clock)
+    }
+
+    /// Makes an invite for whoever is to own the network.
+    pub fn founder_invite(&mut self, clock: &Clock) -> Invite {
+        self.make_invite(Some(1), true, clock)
+    }
+
+    fn make_invite(&mut self, uses: Option<u32>, founder: bool, clock: &Clock) -> Invite {
         let mut secret = InviteSecret([0; 16]);
         self.rng.fill(&mut secret.0);
         let now = self.wall.read(clock);
@@ -229,7 +238,7 @@ impl Coordinator {
             token_hash: token_hash(&secret.token()),
             uses,
             expires_at: now.plus(7 * DAY),
-            founder: false,
+            founder,
             now,
         };
         let stored = block_on(self.store.create_invite(new)).expect("the invite is stored");

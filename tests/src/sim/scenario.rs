@@ -60,6 +60,23 @@ impl World {
         world
     }
 
+    /// As [`World::mesh`]; the first node owns the network.
+    ///
+    /// # Panics
+    /// When that takes longer than a minute.
+    pub fn owned_mesh(plan: &Plan) -> Self {
+        let mut world = Self::new(plan);
+        let invite = world.coordinator.founder_invite(&world.clock);
+        world.join_with(0, invite);
+        let all: Vec<usize> = (0..plan.nodes).collect();
+        for index in &all[1..] {
+            world.join(*index);
+        }
+        let time = world.run_until(Duration::from_secs(60), |w| w.all_up(&all));
+        assert!(time.is_some(), "no mesh within a minute");
+        world
+    }
+
     /// Has the join of this node worked?
     pub fn is_in(&self, index: usize) -> bool {
         self.nodes[index].joined() == Joined::Done

@@ -7,6 +7,7 @@
 mod clocks;
 mod joining;
 mod mishaps;
+mod networks;
 mod outages;
 mod rosters;
 mod schedules;

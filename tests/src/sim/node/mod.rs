@@ -7,9 +7,11 @@
 //! - this file: the machine, its process, what goes in and out;
 //! - [`session`]: the login and what a coordinator says;
 //! - [`members`]: rosters, who is a member, where peers may be;
+//! - [`networks`]: changing networks, and being offline in some;
 //! - [`packets`]: the packet path.
 
 mod members;
+mod networks;
 mod packets;
 mod session;
 
@@ -88,6 +90,8 @@ pub enum Joined {
     Waiting,
     /// The node is in.
     Done,
+    /// It is in when an owner approves.
+    AwaitsApproval,
     /// It is not, and why.
     Failed(String),
 }

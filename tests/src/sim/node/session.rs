@@ -10,6 +10,7 @@ use kanpachi_common::{
     NodeId, OrgId, Signed,
     invite::Invite,
     org::{Address, Directory, Manifest},
+    roster::Caps,
     wire::{
         MAX_VERSION, MIN_VERSION,
         control::{
@@ -184,6 +185,9 @@ impl Node {
             self.take_keys(&manifest, &directory);
         }
         self.take_registration(&joined.registration);
+        if joined.waiting {
+            return self.finish_join(Joined::AwaitsApproval);
+        }
         self.pull();
         self.check_join(now);
     }
@@ -199,7 +203,8 @@ impl Node {
         };
         let member = joining.joined.is_some_and(|network| {
             let roster = process.rosters().and_then(|r| r.roster(&network));
-            roster.is_some_and(|r| r.member(&me).is_some())
+            let me = roster.and_then(|r| r.member(&me));
+            me.is_some_and(|me| !me.caps.has(Caps::PENDING))
         });
         if member && process.packets.own.is_some() {
             self.finish_join(Joined::Done);
@@ -348,6 +353,7 @@ impl Node {
         if let Some(registration) = &welcomed.registration {
             self.take_registration(registration);
         }
+        self.tell_presence();
         // By the coordinator's clock other rosters may count than by this machine's.
         self.members_changed(now);
         self.send_join(now);
