@@ -208,6 +208,28 @@ Examples:
         name: String,
     },
 
+    /// Understand the commands of LogMeIn Hamachi, and answer as it does
+    ///
+    /// For programs and fingers that know Hamachi: link the program under the name `hamachi`. `kanpachi hamachi -h` lists the
+    /// commands.
+    #[command(
+        disable_help_flag = true,
+        after_help = "\
+Examples:
+  kanpachi hamachi list
+  sudo kanpachi hamachi join games -        the password from standard input
+  sudo ln -s kanpachi /usr/local/bin/hamachi"
+    )]
+    Hamachi {
+        /// A command of Hamachi with what belongs to it
+        #[arg(
+            value_name = "COMMAND",
+            trailing_var_arg = true,
+            allow_hyphen_values = true
+        )]
+        args: Vec<String>,
+    },
+
     /// Stop the daemon and wait until it is gone
     #[command(after_help = "\
 Examples:

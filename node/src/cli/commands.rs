@@ -231,12 +231,13 @@ impl Session {
                     format!("the daemon (process {}) has stopped\n", reply.pid)
                 });
             }
-            // They are not questions, and `run` has dealt with them.
+            // They are not questions, and have been dealt with.
             Command::Host(_)
             | Command::Up { .. }
             | Command::Join { .. }
             | Command::Service { .. }
-            | Command::Generate { .. } => {}
+            | Command::Generate { .. }
+            | Command::Hamachi { .. } => {}
         }
         Ok(())
     }
@@ -296,7 +297,7 @@ fn become_daemon(start: impl FnOnce() -> Running) -> Result<(), ApiError> {
 }
 
 /// One thread is enough for a question; a daemon gets one per core.
-fn block_on<T>(daemon: bool, future: impl Future<Output = T>) -> Result<T, ApiError> {
+pub(super) fn block_on<T>(daemon: bool, future: impl Future<Output = T>) -> Result<T, ApiError> {
     let mut builder = if daemon {
         tokio::runtime::Builder::new_multi_thread()
     } else {

@@ -13,6 +13,7 @@ pub mod render;
 pub mod service;
 pub mod steps;
 
+mod hamachi;
 mod mistakes;
 mod password;
 
@@ -25,7 +26,7 @@ use crate::{
     ipc::error::{ApiError, ErrorReply, ExitCode},
     options::{DaemonOptions, HostOptions},
 };
-use args::Cli;
+use args::{Cli, Command};
 use console::Console;
 use steps::Progress;
 
@@ -48,10 +49,13 @@ pub struct Entry {
 #[must_use]
 pub fn main(entry: Entry) -> std::process::ExitCode {
     let console = Console::new();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(hamachi::translate(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => return mistakes::explain(&error, console).into(),
     };
+    if let Command::Hamachi { args } = &cli.command {
+        return hamachi::run(args, &cli.global, console).into();
+    }
     let json = cli.global.json;
     match commands::run(cli, entry, console) {
         Ok(()) => ExitCode::Done.into(),

@@ -117,9 +117,10 @@ impl Asker for Terminal {
                 format_args!("the terminal cannot be read: {error}"),
             )
         };
-        self.console.print_err(question);
         let line = {
             let _quiet = Quiet::start().map_err(|errno| cannot(errno.into()))?;
+            // Quiet first: whoever answers at once is not shown, and not thrown away.
+            self.console.print_err(question);
             line(io::stdin().lock()).map_err(cannot)
         };
         // The Enter was not shown either.
@@ -128,7 +129,7 @@ impl Asker for Terminal {
     }
 }
 
-/// One line without its end; `None` after Ctrl-C, or when it is longer than any password.
+/// One line without its end, or as much of it as is longer than any password; `None` after Ctrl-C.
 fn line(input: impl io::BufRead) -> io::Result<Option<Zeroizing<String>>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE as usize + 1));
     for byte in input.take(MAX_FILE).bytes() {

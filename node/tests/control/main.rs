@@ -6,8 +6,10 @@
 )]
 
 mod docs;
+mod hamachi;
 mod permissions;
 mod program;
 mod raw;
 mod small;
 mod socket;
+mod terminal;

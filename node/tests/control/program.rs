@@ -2,6 +2,7 @@
 
 use std::{
     io::Write as _,
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
@@ -32,10 +33,16 @@ impl Run {
 
 /// Runs the program with this socket and this on its standard input.
 pub(crate) async fn run_with(socket: &Path, args: &[&str], input: &str) -> Run {
+    run_as("kanpachi", socket, args, input).await
+}
+
+/// As [`run_with`], called by another name.
+pub(crate) async fn run_as(name: &'static str, socket: &Path, args: &[&str], input: &str) -> Run {
     let (socket, input) = (socket.to_owned(), input.to_owned());
     let args: Vec<String> = args.iter().map(ToString::to_string).collect();
     let wait = move || {
         let mut child = Command::new(env!("CARGO_BIN_EXE_kanpachi"))
+            .arg0(name)
             .args(args)
             .env("KANPACHI_SOCKET", socket)
             .env("LANG", "C.UTF-8")

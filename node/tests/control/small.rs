@@ -74,7 +74,7 @@ impl Control for Small {
             "guarded" => return Ok(joined(&["lan"], &["guarded"])),
             "locked" => code::NETWORK_LOCKED,
             "full" => code::NETWORK_FULL,
-            "lan" => code::ALREADY_MEMBER,
+            "lan" | "hall" => code::ALREADY_MEMBER,
             _ => code::WRONG_PASSWORD,
         };
         Err(ApiError::refused(refusal, "declined"))
@@ -153,6 +153,12 @@ fn asked_for(request: &ChangeRequest) -> String {
 /// What a coordinator would say to it.
 fn changed(request: &ChangeRequest) -> Result<ChangeReply, ApiError> {
     let (network, member) = request.parts();
+    if network == "mine" {
+        return Err(ApiError::refused(code::LAST_OWNER, "the only owner"));
+    }
+    if member == Some("000-000-000") {
+        return Err(ApiError::refused(code::UNKNOWN_PEER, "no such member"));
+    }
     if network != "lan" {
         return Err(ApiError::refused(
             code::UNKNOWN_NETWORK,
@@ -221,6 +227,13 @@ pub(crate) fn status() -> Status {
         hard_expires_at: None,
         members: vec![lamp],
     };
+    let hall = Network {
+        name: "hall".to_owned(),
+        id: "h".to_owned(),
+        role: "member".to_owned(),
+        members: Vec::new(),
+        ..lan.clone()
+    };
     Status {
         schema: SCHEMA,
         version: "test".to_owned(),
@@ -242,7 +255,7 @@ pub(crate) fn status() -> Status {
             since: Some(time),
             last_error: None,
         },
-        networks: vec![lan],
+        networks: vec![lan, hall],
         waiting: Vec::new(),
         counters: [("drop_source".to_owned(), 7)].into(),
     }

@@ -1,5 +1,7 @@
 //! What the verbs that change networks say when they are through.
 
+use kanpachi_common::name;
+
 use super::{Look, Sign, Tone, clean};
 use crate::ipc::api::{ChangeReply, ChangeRequest, JoinReply, SessionReply};
 
@@ -27,8 +29,10 @@ pub fn created(network: &str, password: bool, look: &Look) -> String {
 /// `kanpachi join NETWORK` is through: in, or on the doorstep.
 #[must_use]
 pub fn entered(network: &str, reply: &JoinReply, client: Option<&str>, look: &Look) -> String {
+    let same = |other: &String| name::fold(other) == name::fold(network);
+    let waits = reply.waiting.iter().any(same);
     let network = clean(network);
-    if reply.waiting.contains(&network) {
+    if waits {
         return format!("{}\n", on_the_doorstep(&network, client, look));
     }
     format!(

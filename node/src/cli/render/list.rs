@@ -1,7 +1,9 @@
 //! `kanpachi list`: the networks and who is in them.
 
 use super::{
-    Look, Sign, Tone, clean, path_word,
+    Look, Sign, Tone,
+    changed::on_the_doorstep,
+    clean, path_word,
     table::{Cell, table},
     units,
 };
@@ -13,32 +15,47 @@ const FRESH: u64 = 86_400;
 /// All networks with all members.
 #[must_use]
 pub fn list(reply: &ListReply, look: &Look) -> String {
-    if reply.networks.is_empty() {
-        return "This machine is in no network yet.\nJoin one: sudo kanpachi join INVITE\n"
-            .to_owned();
-    }
-    let networks: Vec<String> = reply.networks.iter().map(|n| network(n, look)).collect();
-    networks.join("\n")
-}
-
-/// One network: its head line and a line per member.
-pub(super) fn network(network: &Network, look: &Look) -> String {
-    let online = network.members.iter().filter(|m| m.online).count();
-    let dot = look.sign(Sign::Dot);
-    let count = match network.members.len() {
-        0 => "nobody else yet".to_owned(),
-        all => format!("{online} of {all} online"),
-    };
-    let role = if network.role == "member" {
+    let mut text = if reply.logged_in {
         String::new()
     } else {
-        format!(" ({})", clean(&network.role))
+        logged_out(look)
     };
-    let mut text = format!(
-        "{}{role} {dot} {count}{}\n",
-        look.paint(Tone::Strong, &clean(&network.name)),
-        age(network, look)
-    );
+    if reply.networks.is_empty() && reply.waiting.is_empty() {
+        return text + "This machine is in no network yet.\nJoin one: sudo kanpachi join INVITE\n";
+    }
+    for network in &reply.networks {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text += &self::network(network, look);
+    }
+    text + &waiting(&reply.waiting, None, look)
+}
+
+/// What holds of everything below it.
+pub(super) fn logged_out(look: &Look) -> String {
+    format!(
+        "{} logged out, so offline in all networks: kanpachi login\n",
+        look.paint(Tone::Warn, look.sign(Sign::Off))
+    )
+}
+
+/// Networks that this machine waits for, a line each; `client` is what their owners know it by.
+pub(super) fn waiting(networks: &[String], client: Option<&str>, look: &Look) -> String {
+    let lines: String = networks
+        .iter()
+        .map(|network| on_the_doorstep(&clean(network), client, look) + "\n")
+        .collect();
+    if lines.is_empty() {
+        lines
+    } else {
+        format!("\n{lines}")
+    }
+}
+
+/// One network: its head line, a line per member, and what its owner has to decide.
+pub(super) fn network(network: &Network, look: &Look) -> String {
+    let mut text = head(network, look);
     if network.members.is_empty() {
         text += &format!(
             "  invite somebody: kanpachi invite {}\n",
@@ -50,7 +67,66 @@ pub(super) fn network(network: &Network, look: &Look) -> String {
         .iter()
         .map(|m| (format!("  {} ", look.dot(m)), row(m, look)))
         .collect();
-    text + &table(&rows, look)
+    text + &table(&rows, look) + &to_settle(network, look)
+}
+
+/// Name, what is special about it, and who is there.
+fn head(network: &Network, look: &Look) -> String {
+    let members = network.members.iter().filter(|m| !m.waiting);
+    let online = members.clone().filter(|m| m.online).count();
+    let dot = look.sign(Sign::Dot);
+    let count = match members.count() {
+        0 => "nobody else yet".to_owned(),
+        1 if !network.online => "1 other member".to_owned(),
+        all if !network.online => format!("{all} other members"),
+        all => format!("{online} of {all} online"),
+    };
+    let role = (network.role != "member").then(|| clean(&network.role));
+    let special: Vec<String> = role
+        .into_iter()
+        .chain(network.locked.then(|| "locked".to_owned()))
+        .chain(network.approval.then(|| "manual approval".to_owned()))
+        .collect();
+    let special = if special.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", special.join(", "))
+    };
+    let offline = if network.online {
+        String::new()
+    } else {
+        let what = format!("offline: kanpachi go-online {}", clean(&network.name));
+        format!(" {dot} {}", look.paint(Tone::Warn, &what))
+    };
+    format!(
+        "{}{special} {dot} {count}{offline}{}\n",
+        look.paint(Tone::Strong, &clean(&network.name)),
+        age(network, look)
+    )
+}
+
+/// Who waits, with the two commands that settle it, for somebody who may.
+fn to_settle(network: &Network, look: &Look) -> String {
+    if network.role != "owner" {
+        return String::new();
+    }
+    let name = clean(&network.name);
+    let line = |member: &Member| {
+        // A name may be anything, so the id goes first.
+        let id = clean(if member.client_id.is_empty() {
+            &member.node_id
+        } else {
+            &member.client_id
+        });
+        let what = format!("kanpachi approve {name} {id}   or   kanpachi reject {name} {id}");
+        format!("    {}\n", look.paint(Tone::Warn, &what))
+    };
+    network
+        .members
+        .iter()
+        .filter(|member| member.waiting)
+        .map(line)
+        .collect()
 }
 
 /// Silence about a fresh roster, a word about an old one.
@@ -77,6 +153,7 @@ fn row(member: &Member, look: &Look) -> Vec<Cell> {
     let tone = match (member.online, member.path) {
         (_, Some(Path::Lan | Path::Direct)) => Tone::Good,
         (_, Some(Path::Relay | Path::Connecting)) => Tone::Warn,
+        (_, None) if member.waiting => Tone::Warn,
         (_, None) => Tone::Dim,
     };
     let name = clean(&member.name);
@@ -176,6 +253,43 @@ office · 1 of 1 online
         assert!(head(&net).contains("roster expired: no new connections"));
         (net.soft_expires_at, net.hard_expires_at) = (None, None);
         assert!(head(&net).contains("getting old"));
+    }
+
+    #[test]
+    fn who_waits_is_listed_with_the_commands_that_settle_it() {
+        let mut net = sample::status().networks.remove(0);
+        net.members.truncate(2);
+        net.members[1].waiting = true;
+        net.locked = true;
+        net.approval = true;
+        let expected = "\
+lan (owner, locked, manual approval) · 1 of 1 online
+  ● Küche  198.19.20.30  fd6b:616e:7061:1::2  direct                192.0.2.33:12976  1.23 ms  ↓ 200 MiB  ↑ 1.50 KiB
+  ? lamp   198.19.77.1   fd6b:616e:7061:1::3  waiting for approval
+    kanpachi approve lan 092-333-444   or   kanpachi reject lan 092-333-444
+";
+        assert_eq!(network(&net, &looks::plain()), expected);
+        net.role = "member".to_owned();
+        assert!(!network(&net, &looks::plain()).contains("kanpachi approve"));
+    }
+
+    #[test]
+    fn being_offline_is_told_with_the_way_back() {
+        let mut reply = sample::status().list();
+        reply.networks.remove(0);
+        reply.networks[0].online = false;
+        reply.networks[0].members.clear();
+        reply.waiting = vec!["games".to_owned()];
+        reply.logged_in = false;
+        let expected = "\
+○ logged out, so offline in all networks: kanpachi login
+
+office · nobody else yet · offline: kanpachi go-online office
+  invite somebody: kanpachi invite office
+
+? an owner of games has to let this machine in
+";
+        assert_eq!(list(&reply, &looks::plain()), expected);
     }
 
     #[test]

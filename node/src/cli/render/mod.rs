@@ -116,6 +116,9 @@ impl Look {
 
     /// The dot in front of a member.
     fn dot(&self, member: &Member) -> String {
+        if member.waiting {
+            return self.paint(Tone::Warn, self.sign(Sign::Question));
+        }
         let (sign, tone) = match (member.online, member.path) {
             (_, Some(Path::Lan | Path::Direct)) => (Sign::On, Tone::Good),
             (_, Some(Path::Relay)) => (Sign::On, Tone::Warn),
@@ -145,6 +148,9 @@ impl Look {
 
 /// The word for how a member is reached.
 fn path_word(member: &Member) -> String {
+    if member.waiting {
+        return "waiting for approval".to_owned();
+    }
     match (member.path, &member.via) {
         (Some(Path::Relay), Some(via)) => format!("relay via {}", clean(via)),
         (Some(path), _) => path.as_str().to_owned(),

@@ -53,6 +53,7 @@ pub fn peer(reply: &PeerReply, look: &Look) -> String {
                 .map(|time| look.ago(time))
                 .unwrap_or_default(),
         ),
+        ("client id", clean(&member.client_id)),
         ("node id", clean(&member.node_id)),
     ];
     head + &pairs("  ", &facts, look)
@@ -95,11 +96,23 @@ mod tests {
   path MTU    1280 bytes
   traffic     ↓ 12 B  ↑ 34 B
   handshake   1 min 30 s ago
+  client id   093-555-666
   node id     12D3KooWServer
 ";
         assert_eq!(
             peer(&sample::status().find("サーバー").unwrap(), &looks::plain()),
             expected
+        );
+    }
+
+    #[test]
+    fn a_member_that_waits_says_so() {
+        let mut status = sample::status();
+        status.networks[0].members[1].waiting = true;
+        let text = peer(&status.find("lamp").unwrap(), &looks::plain());
+        assert!(
+            text.starts_with("? lamp\n") && text.contains("  path       waiting for approval\n"),
+            "{text}"
         );
     }
 
@@ -113,6 +126,7 @@ mod tests {
   role       member
   path       offline
   traffic    ↓ 0 B  ↑ 0 B
+  client id  092-333-444
   node id    12D3KooWLamp
 ";
         assert_eq!(

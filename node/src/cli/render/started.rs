@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use unicode_width::UnicodeWidthStr as _;
 
-use super::{Look, Sign, Tone, clean, invite::command, units};
+use super::{Look, Sign, Tone, changed::on_the_doorstep, clean, invite::command, units};
 use crate::{
     cli::steps::Report,
     ipc::api::{HostReply, JoinReply, NickReply},
@@ -101,13 +101,20 @@ pub fn host_ready(reply: &HostReply, network: &str, look: &Look) -> String {
 #[must_use]
 pub fn joined(reply: &JoinReply, look: &Look) -> String {
     let networks: Vec<String> = reply.networks.iter().map(|n| clean(n)).collect();
+    let (tone, sign, whereabouts) = if networks.is_empty() {
+        (Tone::Warn, Sign::Off, ", in no network yet".to_owned())
+    } else {
+        (Tone::Good, Sign::On, format!(" in {}", networks.join(", ")))
+    };
     let mut text = format!(
-        "{} this machine is {} in {}\n",
-        look.paint(Tone::Good, look.sign(Sign::On)),
+        "{} this machine is {}{whereabouts}\n",
+        look.paint(tone, look.sign(sign)),
         look.paint(Tone::Strong, &clean(&reply.name)),
-        networks.join(", ")
     );
     text += &addresses(reply);
+    for network in &reply.waiting {
+        text += &format!("  {}\n", on_the_doorstep(&clean(network), None, look));
+    }
     text + "  see who is there: kanpachi list\n"
 }
 
@@ -226,6 +233,15 @@ mod tests {
         assert_eq!(
             joined(&reply, &looks::plain()),
             "● this machine is lamp in lan\n  198.19.77.1\n  fd6b:616e:7061:1::3\n  see who is there: kanpachi list\n"
+        );
+        let doorstep = JoinReply {
+            networks: Vec::new(),
+            waiting: vec!["lan".to_owned()],
+            ..reply
+        };
+        assert_eq!(
+            joined(&doorstep, &looks::plain()),
+            "○ this machine is lamp, in no network yet\n  198.19.77.1\n  fd6b:616e:7061:1::3\n  ? an owner of lan has to let this machine in\n  see who is there: kanpachi list\n"
         );
         assert!(up_ready(None, &looks::plain()).contains("in no network yet"));
         assert_eq!(

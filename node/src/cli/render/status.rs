@@ -11,13 +11,14 @@ const SHORT_ID: usize = 10;
 pub fn status(status: &Status, look: &Look) -> String {
     let mut text = head(status, look);
     text += &pairs("  ", &facts(status, look), look);
-    if status.networks.is_empty() {
+    if status.networks.is_empty() && status.waiting.is_empty() {
         text += "\nThis machine is in no network yet.\nJoin one: sudo kanpachi join INVITE\n";
     }
     for network in &status.networks {
         text.push('\n');
         text += &list::network(network, look);
     }
+    text += &list::waiting(&status.waiting, Some(&status.client_id), look);
     text + &noticed(status, look)
 }
 
@@ -25,6 +26,7 @@ pub fn status(status: &Status, look: &Look) -> String {
 fn head(status: &Status, look: &Look) -> String {
     let (sign, tone) = match (status.adapter, status.coordinator.state) {
         (None, _) => (Sign::Off, Tone::Dim),
+        _ if !status.logged_in => (Sign::Off, Tone::Dim),
         (Some(_), CoordinatorState::Connected) => (Sign::On, Tone::Good),
         (Some(_), _) => (Sign::On, Tone::Warn),
     };
@@ -66,9 +68,17 @@ fn facts(status: &Status, look: &Look) -> Vec<(&'static str, String)> {
     });
     vec![
         ("adapter", adapter),
-        ("coordinator", coordinator(&status.coordinator, look)),
+        (
+            "coordinator",
+            if status.logged_in {
+                coordinator(&status.coordinator, look)
+            } else {
+                look.paint(Tone::Warn, "logged out: kanpachi login")
+            },
+        ),
         ("listening", listen.join(", ")),
         ("organisation", org.unwrap_or_default()),
+        ("client id", clean(&status.client_id)),
         ("node id", clean(&status.node_id)),
         (
             "daemon",
@@ -141,6 +151,7 @@ mod tests {
   coordinator   connected to 203.0.113.7:12975 for 1 h
   listening     0.0.0.0:12976, [::]:12976
   organisation  mzxw6ytboi…
+  client id     090-736-821
   node id       12D3KooWDesk
   daemon        0.1.0, process 4711
 
@@ -163,6 +174,26 @@ lan (owner) · 2 of 3 online
         let text = status(&outage, &looks::plain());
         assert!(text.contains("coordinator   unreachable at 203.0.113.7:12975 for 42 s\n                no answer to three pings\n"), "{text}");
         assert!(status(&outage, &looks::colored()).contains("\x1b[31munreachable\x1b[0m"));
+    }
+
+    #[test]
+    fn logged_out_says_how_to_get_back_and_what_is_waited_for() {
+        let out = Status {
+            logged_in: false,
+            networks: Vec::new(),
+            waiting: vec!["games".to_owned()],
+            ..sample::status()
+        };
+        let text = status(&out, &looks::plain());
+        assert!(
+            text.starts_with("○ desk")
+                && text.contains("  coordinator   logged out: kanpachi login\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\n\n? an owner of games has to let this machine in: kanpachi approve games 090-736-821\n"),
+            "{text}"
+        );
     }
 
     #[test]
