@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod state;
 
+mod behaviour;
 mod complaints;
 mod control;
 mod control_io;

@@ -12,21 +12,20 @@ use futures::StreamExt as _;
 use kanpachi_common::{NodeId, OrgId, SecretKey, org::Address, org::transports, wire::control};
 use kanpachi_proto::login::Attempt;
 use kanpachi_transport::{
-    AddressFilter, SharedSocket, keypair_from_seed, node_id, observed, peer_id, swarm as stack,
+    AddressFilter, SharedSocket, keypair_from_seed, node_id, peer_id, swarm as stack,
 };
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, dcutr, identify,
+    Multiaddr, PeerId, StreamProtocol, Swarm, identify,
     kad::{self, store::MemoryStore},
     mdns,
     multiaddr::Protocol,
-    ping, relay,
-    swarm::{
-        ConnectionId, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle, dial_opts::DialOpts,
-    },
+    relay,
+    swarm::{ConnectionId, SwarmEvent, dial_opts::DialOpts},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use super::behaviour::{Behaviour, BehaviourEvent, ForKnownEvent};
 use super::control_io::{self, Line};
 
 /// Commands waiting for the swarm task, at the most.
@@ -69,18 +68,6 @@ pub(super) enum Event {
     },
 }
 
-#[derive(NetworkBehaviour)]
-struct Behaviour {
-    identify: identify::Behaviour,
-    observed: observed::Behaviour,
-    ping: ping::Behaviour,
-    kad: kad::Behaviour<MemoryStore>,
-    mdns: Toggle<mdns::tokio::Behaviour>,
-    relay: relay::client::Behaviour,
-    dcutr: dcutr::Behaviour,
-    streams: libp2p_stream::Behaviour,
-}
-
 /// The handle of the task.
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
@@ -112,7 +99,7 @@ pub(super) fn start(
     let keys = keypair_from_seed(&setup.identity.seed());
     let local = keys.public().to_peer_id();
     let (relay_transport, relay) = relay::client::new(local);
-    let behaviour = behaviour(&keys, &setup.org, relay)?;
+    let behaviour = Behaviour::new(&keys, &setup.org, relay)?;
     let options = stack::Options {
         keypair: keys,
         socket: setup.socket.clone(),
@@ -143,41 +130,6 @@ pub(super) fn start(
     };
     let running = tokio::spawn(task.run(command_rx, stop));
     Ok((Handle { commands }, event_rx, running))
-}
-
-fn behaviour(
-    keys: &libp2p::identity::Keypair,
-    org: &OrgId,
-    relay: relay::client::Behaviour,
-) -> anyhow::Result<Behaviour> {
-    let local = keys.public().to_peer_id();
-    let identify = identify::Config::new("/kanpachi/1".into(), keys.public())
-        .with_agent_version(format!("kanpachi/{}", env!("CARGO_PKG_VERSION")))
-        .with_push_listen_addr_updates(true)
-        .with_interval(Duration::from_secs(60));
-    let mut kad_config = kad::Config::new(
-        StreamProtocol::try_from_owned(format!("/kanpachi/{org}/kad/1"))
-            .context("the DHT's name")?,
-    );
-    kad_config
-        .set_record_filtering(kad::StoreInserts::FilterBoth)
-        .set_kbucket_inserts(kad::BucketInserts::Manual);
-    let mut kad = kad::Behaviour::with_config(local, MemoryStore::new(local), kad_config);
-    kad.set_mode(Some(kad::Mode::Server));
-    // A machine without a multicast interface has no mDNS, and is no worse off otherwise.
-    let mdns = mdns::tokio::Behaviour::new(mdns::Config::default(), local)
-        .inspect_err(|error| tracing::info!(%error, "no mDNS"))
-        .ok();
-    Ok(Behaviour {
-        identify: identify::Behaviour::new(identify),
-        observed: observed::Behaviour::default(),
-        ping: ping::Behaviour::default(),
-        kad,
-        mdns: mdns.into(),
-        relay,
-        dcutr: dcutr::Behaviour::new(local),
-        streams: libp2p_stream::Behaviour::new(),
-    })
 }
 
 /// A delayed step of the task's own.
@@ -235,7 +187,7 @@ impl Task {
                     None => break,
                 },
                 Some(later) = self.timers.1.recv() => self.handle_later(later).await,
-                _ = refresh.tick() => { let _ = self.swarm.behaviour_mut().kad.bootstrap(); }
+                _ = refresh.tick() => { let _ = self.kad().bootstrap(); }
             }
         }
         stack::shutdown(self.swarm, GOODBYE).await;
@@ -266,7 +218,7 @@ impl Task {
                     dialled.stop.cancel();
                 }
             }
-            Command::Members(members) => self.members = members,
+            Command::Members(members) => self.set_members(members),
             Command::Bootstraps(bootstraps) => self.set_bootstraps(bootstraps),
             Command::Introduce(node) => self.introduce(&node),
         }
@@ -337,6 +289,8 @@ impl Task {
         };
         let options = DialOpts::unknown_peer_id().address(addr).build();
         let connection = options.connection_id();
+        // Which of its peers is the coordinator is known from the directory only, and before the first login not at all.
+        self.swarm.behaviour_mut().for_known.expect(connection);
         match self.swarm.dial(options) {
             Ok(()) => {
                 dialled.pending += 1;
@@ -449,16 +403,18 @@ impl Task {
                     self.hint(Event::Observed(addr));
                 }
                 if known
-                    && info
-                        .protocols
-                        .iter()
-                        .any(|p| self.swarm.behaviour().kad.protocol_names().contains(p))
+                    && info.protocols.iter().any(|p| {
+                        self.swarm
+                            .behaviour()
+                            .for_known
+                            .inner()
+                            .kad
+                            .protocol_names()
+                            .contains(p)
+                    })
                 {
                     for addr in dialable(&info.listen_addrs) {
-                        self.swarm
-                            .behaviour_mut()
-                            .kad
-                            .add_address(&peer_id, addr.clone());
+                        self.kad().add_address(&peer_id, addr.clone());
                     }
                 }
                 if let Some(node) = node_id(&peer_id).filter(|_| self.members.contains(&peer_id)) {
@@ -477,14 +433,37 @@ impl Task {
                     }
                 }
             }
-            BehaviourEvent::Relay(relay::client::Event::ReservationReqAccepted {
-                relay_peer_id,
-                ..
-            }) => {
+            BehaviourEvent::ForKnown(ForKnownEvent::Relay(
+                relay::client::Event::ReservationReqAccepted { relay_peer_id, .. },
+            )) => {
                 tracing::info!(relay = %relay_peer_id, "reservation at a relay");
             }
-            BehaviourEvent::Dcutr(event) => tracing::debug!(?event, "hole punching"),
+            BehaviourEvent::ForKnown(ForKnownEvent::Dcutr(event)) => {
+                tracing::debug!(?event, "hole punching");
+            }
             _ => {}
+        }
+    }
+
+    fn kad(&mut self) -> &mut kad::Behaviour<MemoryStore> {
+        &mut self.swarm.behaviour_mut().for_known.inner_mut().kad
+    }
+
+    /// Tells the gate whom it lets pass.
+    fn meet(&mut self) {
+        let known = self.bootstraps.keys().chain(&self.members).copied();
+        let known = known.collect();
+        self.swarm.behaviour_mut().for_known.set_known(known);
+    }
+
+    fn set_members(&mut self, members: BTreeSet<PeerId>) {
+        let before = std::mem::replace(&mut self.members, members);
+        self.meet();
+        for gone in before.difference(&self.members) {
+            if !self.bootstraps.contains_key(gone) {
+                let kad = &mut self.swarm.behaviour_mut().for_known.inner_mut().kad;
+                kad.remove_peer(gone);
+            }
         }
     }
 
@@ -497,18 +476,17 @@ impl Task {
             .filter(|p| !before.contains_key(p) && **p != local)
             .copied()
             .collect();
+        self.meet();
+        let kad = &mut self.swarm.behaviour_mut().for_known.inner_mut().kad;
         for (peer, addrs) in &self.bootstraps {
             for addr in addrs {
-                self.swarm
-                    .behaviour_mut()
-                    .kad
-                    .add_address(peer, addr.clone());
+                kad.add_address(peer, addr.clone());
             }
         }
         for peer in new {
             self.reserve(peer);
         }
-        let _ = self.swarm.behaviour_mut().kad.bootstrap();
+        let _ = self.kad().bootstrap();
     }
 
     /// Asks a bootstrap for a relay reservation, so that members can be introduced to this node.
