@@ -26,6 +26,8 @@ use crate::{
 
 /// Commands waiting for the engine, at the most.
 const QUEUE: usize = 256;
+/// Messages of strangers handled in one go, between which nobody else gets a turn.
+const STRANGERS: usize = 32;
 /// Pings under way at once.
 const MAX_PINGS: usize = 1024;
 
@@ -180,6 +182,7 @@ struct Engine<W> {
 
 impl<W: PacketWriter> Engine<W> {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
+        let mut strangers = Vec::with_capacity(STRANGERS);
         loop {
             let timeout = [
                 self.parts.tunnels.poll_timeout(),
@@ -199,7 +202,11 @@ impl<W: PacketWriter> Engine<W> {
                 },
                 Some(waiting) = self.parts.inbox.waiting.recv() => self.handle_waiting(waiting),
                 () = super::clock::until(timeout) => self.handle_timeout(),
-                Some(message) = self.parts.inbox.strangers.recv() => self.handle_stranger(&message),
+                1.. = self.parts.inbox.strangers.recv_many(&mut strangers, STRANGERS) => {
+                    for message in strangers.drain(..) {
+                        self.handle_stranger(&message);
+                    }
+                }
             }
             self.drain();
             self.flush();

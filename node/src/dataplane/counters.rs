@@ -48,6 +48,8 @@ counters! {
     drop_kind,
     /// Packets that the adapter did not take, or that came before there was one.
     drop_adapter,
+    /// Handshakes without a cookie from a source that brought too many of them.
+    drop_flood,
     /// Control messages and handshakes that the engine had no room for.
     drop_engine,
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Cache};
-use kanpachi_proto::tunnel::{Datagram, Kind, OpenError, Opened, classify};
+use kanpachi_proto::tunnel::{Datagram, Doorstep, Kind, OpenError, Opened, classify};
 use kanpachi_transport::DatagramHandler;
 
 use super::Shared;
@@ -25,6 +25,7 @@ pub struct Inbound<W> {
     adapter: Arc<ArcSwapOption<W>>,
     routes: Snapshot<Routes>,
     sessions: Snapshot<Sessions>,
+    doorstep: Doorstep,
     /// The time of the current batch.
     now_ms: Option<u64>,
 }
@@ -38,7 +39,11 @@ impl<W> std::fmt::Debug for Inbound<W> {
 }
 
 impl<W: PacketWriter> Inbound<W> {
-    pub(super) fn new(shared: Arc<Shared>, adapter: Arc<ArcSwapOption<W>>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        adapter: Arc<ArcSwapOption<W>>,
+        secret: [u8; 16],
+    ) -> Self {
         let routes = Cache::new(Arc::clone(&shared.tables.routes));
         let sessions = Cache::new(Arc::clone(&shared.tables.sessions));
         Self {
@@ -46,14 +51,29 @@ impl<W: PacketWriter> Inbound<W> {
             adapter,
             routes,
             sessions,
+            doorstep: Doorstep::new(secret),
             now_ms: None,
         }
     }
 
-    fn transport(&mut self, from: SocketAddr, receiver: u32, datagram: &mut [u8]) {
-        let now_ms = *self
+    fn now_ms(&mut self) -> u64 {
+        *self
             .now_ms
-            .get_or_insert_with(|| self.shared.clock.now_ms());
+            .get_or_insert_with(|| self.shared.clock.now_ms())
+    }
+
+    fn handshake(&mut self, from: SocketAddr, datagram: &[u8]) {
+        let now_ms = self.now_ms();
+        let counters = &self.shared.counters;
+        if self.doorstep.admit(from.ip(), datagram, now_ms) {
+            self.shared.queues.stranger(from, datagram, counters);
+        } else {
+            counters.drop_flood.one();
+        }
+    }
+
+    fn transport(&mut self, from: SocketAddr, receiver: u32, datagram: &mut [u8]) {
+        let now_ms = self.now_ms();
         let counters = &self.shared.counters;
         let Some(receiving) = self.sessions.load().get(&receiver) else {
             counters.drop_session.one();
@@ -114,11 +134,7 @@ impl<W: PacketWriter> DatagramHandler for Inbound<W> {
     fn handle(&mut self, from: SocketAddr, datagram: &mut [u8]) {
         match classify(datagram) {
             Some(Datagram::Transport { receiver }) => self.transport(from, receiver, datagram),
-            Some(Datagram::Handshake) => {
-                self.shared
-                    .queues
-                    .stranger(from, datagram, &self.shared.counters)
-            }
+            Some(Datagram::Handshake) => self.handshake(from, datagram),
             None if is_reflector(datagram) => {
                 self.shared
                     .queues

@@ -15,6 +15,7 @@ pub mod peers;
 mod publisher;
 pub mod queues;
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -87,7 +88,13 @@ impl<W: PacketWriter> Dataplane<W> {
 
     /// The handler for [`SharedSocket::spawn_reader`].
     pub fn inbound(&self) -> Inbound<W> {
-        Inbound::new(Arc::clone(&self.shared), Arc::clone(&self.adapter))
+        let (shared, adapter) = (Arc::clone(&self.shared), Arc::clone(&self.adapter));
+        // The standard library seeds this from the system, and it cannot fail: the keys need no more than this.
+        let seed = || RandomState::new().hash_one(0_u8).to_le_bytes();
+        let mut secret = [0; 16];
+        secret[..8].copy_from_slice(&seed());
+        secret[8..].copy_from_slice(&seed());
+        Inbound::new(shared, adapter, secret)
     }
 
     /// Connects the adapter: packets from the overlay are written to it from now on, and a thread reads what the

@@ -5,7 +5,7 @@
 //! [`Session`]s, with which the packet threads seal and open without a lock, and never sees a data packet itself:
 //!
 //! ```text
-//! datagram ─ classify ─┬─ handshake ─────────────────────────────▶ Tunnels::handle_datagram
+//! datagram ─ classify ─┬─ handshake ─ Doorstep::admit ───────────▶ Tunnels::handle_datagram
 //!                      └─ transport ─ Session::open_in_place ─ ReplayWindow ─ Session::record_rx
 //!                                       │ data: deliver; unconfirmed or another address ─▶ handle_authenticated
 //!                                       └ control ──────────────────────────────────────▶ handle_opened_control
@@ -19,6 +19,7 @@ mod admission;
 mod cipher;
 mod context;
 mod control;
+mod doorstep;
 mod entropy;
 mod event;
 mod initiation;
@@ -39,6 +40,7 @@ pub use self::{
     cipher::{Engine, Forged, PacketCipher},
     context::{Config, LocalIdentity},
     control::{Control, MAX_CONTROL_LEN},
+    doorstep::Doorstep,
     event::{CloseReason, Counters, Event, PathState, PeerStatus, SessionStatus, Transmit},
     payload::{HandshakeCounter, MAX_EPOCHS},
     peer::PeerConfig,

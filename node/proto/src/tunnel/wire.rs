@@ -158,6 +158,11 @@ impl TransportHeader {
     }
 }
 
+/// Is it a handshake init by its first byte?
+pub(crate) fn is_init(datagram: &[u8]) -> bool {
+    datagram.first() == Some(&INIT)
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
