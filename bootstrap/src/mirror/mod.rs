@@ -43,6 +43,23 @@ struct Inner {
 }
 
 impl Mirror {
+    /// A mirror that knows nothing yet and keeps nothing on disk.
+    #[must_use]
+    pub fn in_memory(org: OrgId) -> Self {
+        Self::new(State::new(org), None)
+    }
+
+    fn new(state: State, path: Option<PathBuf>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                state: RwLock::new(state),
+                path,
+                changing: Mutex::new(()),
+                changed: watch::channel(0).0,
+            }),
+        }
+    }
+
     /// Opens the mirror and reads what was kept in the file. Everything in it is verified again; a file that is
     /// damaged is put aside, since members will bring its contents back.
     ///
@@ -53,14 +70,7 @@ impl Mirror {
         if let Some(path) = &path {
             file::load(path, &mut state)?;
         }
-        Ok(Self {
-            inner: Arc::new(Inner {
-                state: RwLock::new(state),
-                path,
-                changing: Mutex::new(()),
-                changed: watch::channel(0).0,
-            }),
-        })
+        Ok(Self::new(state, path))
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
