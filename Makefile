@@ -16,7 +16,7 @@ UNITS    = $(DESTDIR)$(PREFIX)/lib/systemd/system
 PROGRAMS = kanpachi kanpachi-coordinator kanpachi-bootstrap
 
 .DEFAULT_GOAL = help
-.PHONY: help build test demo bench lint install uninstall deb pages
+.PHONY: help build test demo bench lint fuzz soak mutants install uninstall deb pages
 
 help:  ## This list
 	@echo "Kanpachi, a self-hosted peer-to-peer mesh VPN"; echo
@@ -80,3 +80,12 @@ deb: pages  ## A Debian package of what `make build` made, in target/debian
 	    echo "cargo-deb is missing: cargo install cargo-deb --locked"; exit 1; fi
 	@ln -sfn kanpachi target/pages/hamachi && gzip -9nf target/pages/man/*.1
 	$(CARGO) deb --package kanpachi-node --no-build
+
+fuzz:  ## One fuzz target for a while: make fuzz T=tunnel_datagram [TIME=60]
+	@tests/fuzz/run "$(T)" $(TIME)
+
+soak:  ## Random schedules in the simulator without end, or for so long: make soak [SECONDS=600]
+	@tests/soak $(SECONDS)
+
+mutants:  ## Puts faults into a copy of the source and shows that tests find each
+	@$(CARGO) run --release -p kanpachi-tests --bin mutants

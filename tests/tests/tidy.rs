@@ -222,7 +222,7 @@ fn dependencies(manifest: &str) -> BTreeMap<String, BTreeMap<String, String>> {
     tables
 }
 
-const PACKAGES: [(&str, &[&str]); 7] = [
+const PACKAGES: [(&str, &[&str]); 8] = [
     ("common", &[]),
     ("common/transport", &["common"]),
     ("node/proto", &["common"]),
@@ -240,6 +240,18 @@ const PACKAGES: [(&str, &[&str]); 7] = [
             "coordinator",
             "node",
             "proto",
+            "transport",
+        ],
+    ),
+    (
+        "tests/fuzz",
+        &[
+            "bootstrap",
+            "common",
+            "coordinator",
+            "node",
+            "proto",
+            "tests",
             "transport",
         ],
     ),
