@@ -181,7 +181,21 @@ impl OnHost {
     ///
     /// It dies with the thread that called this, so that nothing runs on when a test is killed: start long-lived
     /// processes from the test's own thread.
-    pub fn start(mut self, logs: &Path, name: &str) -> Result<Process> {
+    pub fn start(self, logs: &Path, name: &str) -> Result<Process> {
+        self.start_from(Stdio::null(), logs, name)
+    }
+
+    /// [`OnHost::start`], with something short on its standard input.
+    pub fn start_with_input(self, logs: &Path, name: &str, input: &str) -> Result<Process> {
+        use std::io::Write as _;
+        // A pipe holds 64 KiB: nobody has to wait for the other end.
+        let (read, mut write) = std::io::pipe()?;
+        write.write_all(input.as_bytes())?;
+        drop(write);
+        self.start_from(read.into(), logs, name)
+    }
+
+    fn start_from(mut self, stdin: Stdio, logs: &Path, name: &str) -> Result<Process> {
         let (stdout, stderr) = (
             logs.join(format!("{name}.stdout")),
             logs.join(format!("{name}.stderr")),
@@ -199,7 +213,7 @@ impl OnHost {
         let read_from = append(&stdout)?.metadata()?.len();
         // A group of its own: Ctrl-C in a terminal reaches the demo, which then ends its children in order.
         self.command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(append(&stdout)?)
             .stderr(append(&stderr)?)
             .process_group(0);

@@ -4,10 +4,12 @@
 //! member. None of them has the organisation's signing key at hand when it forges.
 
 mod coordinator;
+mod guest;
 pub mod packet;
 mod stolen;
 mod tunnel;
 
 pub use coordinator::{Greeting, Impostor};
+pub use guest::{Guest, Target};
 pub use stolen::{NodeKeys, StolenCoordinator};
 pub use tunnel::HostileMember;
