@@ -17,12 +17,15 @@ use kanpachi_tests::hostile::{Guest, StolenCoordinator, Target};
 use kanpachi_tests::lab::{Host, Lab, run};
 use kanpachi_tests::mesh::{Hub, Member, NETWORK};
 use kanpachi_tests::note;
+use kanpachi_tests::wait::{eventually, scaled};
 use tokio::sync::Barrier;
 
 const ADDRESSES: u32 = 100;
 const JOINS: u32 = 200;
 const LOGINS: u32 = 64;
 const GUESSES: u64 = 100_000;
+/// For all of them to get in, and for all to be answered.
+const STAGE: Duration = Duration::from_secs(30);
 /// Questions that one stranger has open at a time; the coordinator takes 16.
 const WINDOW: u64 = 16;
 
@@ -79,13 +82,21 @@ async fn join_at_once(
         let from = addresses[n as usize % addresses.len()];
         let start = Arc::clone(&start);
         async move {
-            let mut guest = Guest::connect(target, from, seed("join", n)).await?;
-            start.wait().await;
+            let connecting = Guest::connect(target, from, seed("join", n));
+            let mut guest = tokio::time::timeout(scaled(STAGE), connecting)
+                .await
+                .with_context(|| format!("guest {n} from {from} does not get in"))??;
+            tokio::time::timeout(scaled(STAGE), start.wait())
+                .await
+                .context("not everybody gets in")?;
             let join = Join {
                 token,
                 name: format!("guest-{n}"),
             };
-            guest.request(&ClientMessage::Join(join)).await
+            let message = ClientMessage::Join(join);
+            tokio::time::timeout(scaled(STAGE), guest.request(&message))
+                .await
+                .with_context(|| format!("guest {n} gets no answer"))?
         }
     }))
     .await
@@ -222,15 +233,11 @@ fn a_hundred_thousand_guesses_hit_nothing_and_an_honest_join_works_meanwhile() {
                 })
             }
         });
-        kanpachi_tests::wait::eventually(
-            Duration::from_secs(20),
-            "the attack is under way",
-            || {
-                let asked = tally.asked.load(Ordering::Relaxed);
-                ensure!(asked > 1000, "{asked} guesses");
-                Ok(())
-            },
-        )?;
+        eventually(Duration::from_secs(20), "the attack is under way", || {
+            let asked = tally.asked.load(Ordering::Relaxed);
+            ensure!(asked > 1000, "{asked} guesses");
+            Ok(())
+        })?;
         let host = lab.public_host("bob")?;
         let honest = Instant::now();
         let bob = Member::join(Node::new(lab, &host)?, &invite)?;

@@ -15,6 +15,7 @@ use kanpachi_transport::{
     AddressFilter, DatagramHandler, Reader, SharedSocket, keypair_from_seed, peer_id,
 };
 use libp2p::multiaddr::Protocol;
+use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{Multiaddr, StreamProtocol};
 use tokio::task::JoinHandle;
@@ -66,6 +67,14 @@ impl Guest {
             .with(Protocol::Udp(target.addr.port()))
             .with(Protocol::QuicV1);
         swarm.dial(DialOpts::peer_id(peer).addresses(vec![address]).build())?;
+        // A stream that is opened before would dial on its own, without an address.
+        loop {
+            match swarm.next().await {
+                Some(SwarmEvent::ConnectionEstablished { .. }) => break,
+                Some(SwarmEvent::OutgoingConnectionError { error, .. }) => return Err(error.into()),
+                _ => {}
+            }
+        }
         let running = tokio::spawn(async move { while swarm.next().await.is_some() {} });
         let stream = control
             .open_stream(peer, StreamProtocol::new(control::PROTOCOL))
@@ -121,7 +130,13 @@ impl Guest {
     /// # Errors
     /// When the stream ends.
     pub async fn any_answer(&mut self) -> Result<ServerMessage> {
-        Ok(self.next_answer().await?.1)
+        loop {
+            // The end of what a hello set off has no question.
+            let (to, message) = self.next_answer().await?;
+            if to != 0 || matches!(message, ServerMessage::Refused(_)) {
+                return Ok(message);
+            }
+        }
     }
 
     async fn next_answer(&mut self) -> Result<(u64, ServerMessage)> {
