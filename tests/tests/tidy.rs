@@ -456,3 +456,74 @@ fn every_file_that_the_documentation_names_exists() {
     }
     none("files that are not there", &wrong);
 }
+
+/// The words of a macro call that are code: outside of string literals, or inside of braces in them. The call begins
+/// behind its opening parenthesis.
+fn logged(call: &str) -> Vec<String> {
+    let (mut words, mut word) = (Vec::new(), String::new());
+    let (mut quoted, mut braces, mut depth) = (false, 0, 1);
+    for c in call.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            '(' if !quoted => depth += 1,
+            ')' if !quoted => depth -= 1,
+            '{' if quoted => braces += 1,
+            '}' if quoted && braces > 0 => braces -= 1,
+            _ => {}
+        }
+        let counts = (!quoted || braces > 0) && (c.is_alphanumeric() || c == '_');
+        if counts {
+            word.push(c);
+        } else if !word.is_empty() {
+            words.push(std::mem::take(&mut word));
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    words
+}
+
+#[test]
+fn no_log_above_debug_has_an_address_or_a_secret() {
+    let forbidden = [
+        "addr",
+        "addrs",
+        "address",
+        "addresses",
+        "candidate",
+        "endpoint",
+        "from",
+        "invite",
+        "password",
+        "phrase",
+        "remote",
+        "secret",
+        "seed",
+        "trouble",
+        "tunnel_secret",
+    ];
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for path in files("", &[".rs"]) {
+        if path.contains("tests/") {
+            continue;
+        }
+        let text = read(&path);
+        for level in ["info!(", "warn!(", "error!("] {
+            for (at, _) in text.match_indices(&format!("tracing::{level}")) {
+                let rest = text.get(at..).unwrap_or_default();
+                let call = rest.split_once('(').map_or("", |(_, call)| call);
+                seen += 1;
+                for word in logged(call) {
+                    if forbidden.contains(&word.as_str()) {
+                        let line = text.get(..at).unwrap_or_default().lines().count();
+                        wrong.push(format!("{path}:{line} logs `{word}`"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(seen > 30, "only {seen} calls were found");
+    none("logs above debug", &wrong);
+}
