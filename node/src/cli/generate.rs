@@ -34,9 +34,7 @@ pub fn run(what: &Generate, console: Console) -> Result<(), ApiError> {
             Ok(())
         }
         Generate::Man { directory } => {
-            let mut cli = Cli::command();
-            cli.build();
-            clap_mangen::generate_to(cli, directory).map_err(|error| {
+            clap_mangen::generate_to(Cli::command(), directory).map_err(|error| {
                 ApiError::failed(
                     code::FAILED,
                     format_args!("cannot write man pages to {}: {error}", directory.display()),
@@ -70,7 +68,9 @@ mod tests {
             let text = std::fs::read_to_string(dir.path().join(format!("{page}.1"))).unwrap();
             assert!(text.contains(".SH NAME"), "{page}");
         }
-        assert!(!dir.path().join("kanpachi-generate.1").exists());
+        for none in ["kanpachi-generate", "kanpachi-help", "kanpachi-help-join"] {
+            assert!(!dir.path().join(format!("{none}.1")).exists(), "{none}");
+        }
         let nowhere = Generate::Man {
             directory: dir.path().join("nowhere"),
         };

@@ -87,11 +87,7 @@ fn no_links_beside(dir: &StateDir) -> Result<()> {
     for name in ["node.db-wal", "node.db-shm", "node.db-journal"] {
         let path = dir.file(name);
         if std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
-            return Err(ApiError::refused(
-                code::STATE_UNREADABLE,
-                format_args!("{} is a symbolic link", path.display()),
-            )
-            .hint("remove it and start again"));
+            return Err(super::is_a_link(&path));
         }
     }
     Ok(())

@@ -42,8 +42,19 @@ pub fn create_dir(path: &Path) -> Result<(), ApiError> {
     make.map_err(|e| io_error("create", path, &e))
 }
 
+/// The sentence for a symbolic link in the place of a state file.
+fn is_a_link(path: &Path) -> ApiError {
+    let message = format_args!("{} is a symbolic link", path.display());
+    ApiError::no_permission(code::STATE_UNREADABLE, message)
+        .hint("put the file itself there, or remove the link, and start again")
+}
+
 /// The sentence for an I/O error in the state directory.
 fn io_error(what: &str, path: &Path, error: &io::Error) -> ApiError {
+    // What O_NOFOLLOW says.
+    if error.raw_os_error() == Some(libc::ELOOP) {
+        return is_a_link(path);
+    }
     let path = path.display();
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ApiError::failed(
