@@ -274,6 +274,34 @@ fn whoever_awaits_approval_gets_nothing_until_an_owner_approves() {
 }
 
 #[test]
+fn a_newcomer_by_invite_waits_as_well_and_is_let_in_while_it_is_there() {
+    let (mut lab, [a, _, _]) = party();
+    access(&mut lab, a, None, Some(true));
+    let token = lab.invite(GAMES, Some(1), false);
+    let d = lab.join(4, token);
+    let read = lab.read(d);
+    let answer = joined(&read);
+    assert!(answer.waiting && answer.registration.networks.is_empty());
+    assert!(answer.registration.ipv4.is_some() && secrets(&read) == 0);
+    // A new login shows that it waits still.
+    lab.leave(d);
+    let d = lab.login(4, vec![]);
+    let registration = lab.welcome(d).registration.expect("registered");
+    assert_eq!(
+        (registration.networks.len(), registration.waiting.len()),
+        (0, 1)
+    );
+    let approve = Settle {
+        network: GAMES,
+        member: id_of(&lab, 4),
+        approved: true,
+    };
+    lab.say(a, 14, &C::Settle(approve));
+    let read = lab.read(d);
+    assert_eq!((secrets(&read), online(&read)), (1, 1), "{read:?}");
+}
+
+#[test]
 fn a_rejected_node_is_told_and_may_ask_again() {
     let (mut lab, [a, b, _]) = party();
     access(&mut lab, a, None, Some(true));
