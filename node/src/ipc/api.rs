@@ -359,7 +359,6 @@ pub struct NetworkRequest {
 /// virtual address, a node id or a client id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "kebab-case")]
-#[allow(missing_docs, reason = "the fields are what the variants say")]
 pub enum ChangeRequest {
     /// Leaves; the only owner names an heir.
     Leave {
