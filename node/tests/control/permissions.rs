@@ -98,46 +98,71 @@ async fn everybody_reads_and_only_root_and_the_group_change() {
     let root = as_user(0, 0, &daemon.socket(), &changing[2]);
     assert!(root.contains("HTTP/1.1 200 OK"), "{root}");
 
-    // The same through the program.
+    daemon.stop().await;
+}
+
+/// Every command that changes something.
+const CHANGING: &[&str] = &[
+    "create games",
+    "join games --password-file password",
+    "leave lan",
+    "delete lan",
+    "evict lan lamp",
+    "set-password lan --remove",
+    "set-access lan lock",
+    "approve lan lamp",
+    "reject lan lamp",
+    "set-role lan lamp owner",
+    "go-online lan",
+    "go-offline lan",
+    "login",
+    "logout",
+    "invite lan",
+    "set-nick x",
+    "down",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_the_documented_answer_to_every_command() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can try what other users may do");
+        return;
+    }
+    let daemon = Daemon::start();
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+    // A copy that this user can run, and a file that it can read.
     let program = daemon.socket().with_file_name("kanpachi");
     std::fs::copy(env!("CARGO_BIN_EXE_kanpachi"), &program).unwrap();
     std::fs::write(daemon.socket().with_file_name("password"), "geheim").unwrap();
-    let run = |args: &[&str]| {
+    let run = |line: &str| {
         let mut command = Command::new(&program);
         command
-            .args(args)
+            .args(line.split(' '))
             .env("KANPACHI_SOCKET", daemon.socket())
-            .current_dir(daemon.dir.path());
-        command.gid(gid).uid(uid).output().unwrap()
+            .current_dir(daemon.dir.path())
+            .gid(nobody.gid.as_raw())
+            .uid(nobody.uid.as_raw());
+        command.output().unwrap()
     };
-    assert!(run(&["status"]).status.success());
     for line in [
-        "create games",
-        "join games --password-file password",
-        "leave lan",
-        "delete lan",
-        "evict lan lamp",
-        "set-password lan --remove",
-        "set-access lan lock",
-        "approve lan lamp",
-        "reject lan lamp",
-        "set-role lan lamp owner",
-        "go-online lan",
-        "go-offline lan",
-        "login",
-        "logout",
-        "invite lan",
-        "down",
+        "status",
+        "list",
+        "peer lamp",
+        "ping lamp -c 1",
+        "hamachi list",
     ] {
-        let refused = run(&line.split(' ').collect::<Vec<_>>());
-        assert_eq!(refused.status.code(), Some(3), "{line}: {refused:?}");
+        assert!(run(line).status.success(), "{line}");
     }
-    let refused = run(&["set-nick", "x"]);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(
-        refused.status.code() == Some(3)
-            && said.starts_with("error: only root and members of the group"),
-        "{said}"
-    );
+    let before = daemon.asked();
+    for line in CHANGING {
+        let refused = run(line);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            refused.status.code() == Some(3)
+                && said.starts_with("error: only root and members of the group"),
+            "{line}: {refused:?}"
+        );
+    }
+    assert_eq!(daemon.asked(), before, "something refused was done");
     daemon.stop().await;
 }

@@ -130,6 +130,92 @@ async fn orders_are_carried_out_and_told() {
     daemon.stop().await;
 }
 
+/// Arguments (`FILE` is a password file), what the daemon is asked, and a part of what is told.
+const CHANGES: &[(&[&str], &str, &str)] = &[
+    (
+        &["create", "games", "--password-file", "FILE"],
+        "create games geheim",
+        "● games is made, and this machine owns it\n",
+    ),
+    (
+        &["create", "quiet"],
+        "create quiet -",
+        "by invite only: kanpachi invite quiet\n",
+    ),
+    (
+        &["join", "games", "--password-file", "FILE"],
+        "join-network games geheim",
+        "● this machine is in games\n",
+    ),
+    (
+        &["join", "guarded", "--password-file", "FILE"],
+        "join-network guarded geheim",
+        "? an owner of guarded has to let this machine in: kanpachi approve guarded 090-736-821\n",
+    ),
+    (
+        &["leave", "lan"],
+        r#"change {"change":"leave","network":"lan","heir":null}"#,
+        "this machine has left lan\n",
+    ),
+    (
+        &["delete", "lan"],
+        r#"change {"change":"delete","network":"lan"}"#,
+        "lan is deleted\n",
+    ),
+    (
+        &["evict", "lan", "lamp"],
+        r#"change {"change":"evict","network":"lan","member":"lamp","password":null}"#,
+        "lamp is out of lan; 2 invites were revoked\n▲ lamp may know the password of lan, which should change: kanpachi set-password lan\n",
+    ),
+    (
+        &["evict", "lan", "lamp", "--password-file", "FILE"],
+        r#"change {"change":"evict","network":"lan","member":"lamp","password":"geheim"}"#,
+        "lan has a new password\n",
+    ),
+    (
+        &["set-password", "lan", "--password-file", "FILE"],
+        r#"change {"change":"set-password","network":"lan","password":"geheim"}"#,
+        "lan has a new password\n",
+    ),
+    (
+        &["set-password", "lan", "--remove"],
+        r#"change {"change":"set-password","network":"lan","password":null}"#,
+        "by invite only\n",
+    ),
+    (
+        &["set-access", "lan", "manual", "unlock"],
+        r#"change {"change":"set-access","network":"lan","locked":false,"approval":true}"#,
+        "lan asks its owners to approve whoever joins\n",
+    ),
+    (
+        &["approve", "lan", "092-333-444"],
+        r#"change {"change":"approve","network":"lan","member":"092-333-444"}"#,
+        "lamp is in lan\n",
+    ),
+    (
+        &["reject", "lan", "lamp"],
+        r#"change {"change":"reject","network":"lan","member":"lamp"}"#,
+        "lamp was not let into lan\n",
+    ),
+    (
+        &["set-role", "lan", "lamp", "owner"],
+        r#"change {"change":"set-role","network":"lan","member":"lamp","owner":true}"#,
+        "lamp is an owner of lan\n",
+    ),
+    (
+        &["go-offline", "lan"],
+        r#"change {"change":"go-offline","network":"lan"}"#,
+        "until: kanpachi go-online lan\n",
+    ),
+    (
+        &["go-online", "lan"],
+        r#"change {"change":"go-online","network":"lan"}"#,
+        "again\n",
+    ),
+    (&["login"], "logged in true", "already logged in\n"),
+    (&["logout"], "logged in false", "until: kanpachi login\n"),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn networks_are_changed_and_it_is_told_how() {
     let daemon = Daemon::start();
@@ -137,99 +223,21 @@ async fn networks_are_changed_and_it_is_told_how() {
     let password = daemon.dir.path().join("password");
     std::fs::write(&password, "geheim\n").unwrap();
     let file = password.to_str().unwrap();
-    let cases: &[(&[&str], &str, &str)] = &[
-        (
-            &["create", "games", "--password-file", file],
-            "create games geheim",
-            "● games is made, and this machine owns it\n",
-        ),
-        (
-            &["create", "quiet"],
-            "create quiet -",
-            "by invite only: kanpachi invite quiet\n",
-        ),
-        (
-            &["join", "games", "--password-file", file],
-            "join-network games geheim",
-            "● this machine is in games\n",
-        ),
-        (
-            &["join", "guarded", "--password-file", file],
-            "join-network guarded geheim",
-            "? an owner of guarded has to let this machine in: kanpachi approve guarded 090-736-821\n",
-        ),
-        (
-            &["leave", "lan"],
-            r#"change {"change":"leave","network":"lan","heir":null}"#,
-            "this machine has left lan\n",
-        ),
-        (
-            &["delete", "lan"],
-            r#"change {"change":"delete","network":"lan"}"#,
-            "lan is deleted\n",
-        ),
-        (
-            &["evict", "lan", "lamp"],
-            r#"change {"change":"evict","network":"lan","member":"lamp","password":null}"#,
-            "lamp is out of lan; 2 invites were revoked\n▲ lamp may know the password of lan, which should change: kanpachi set-password lan\n",
-        ),
-        (
-            &["evict", "lan", "lamp", "--password-file", file],
-            r#"change {"change":"evict","network":"lan","member":"lamp","password":"geheim"}"#,
-            "lan has a new password\n",
-        ),
-        (
-            &["set-password", "lan", "--password-file", file],
-            r#"change {"change":"set-password","network":"lan","password":"geheim"}"#,
-            "lan has a new password\n",
-        ),
-        (
-            &["set-password", "lan", "--remove"],
-            r#"change {"change":"set-password","network":"lan","password":null}"#,
-            "by invite only\n",
-        ),
-        (
-            &["set-access", "lan", "manual", "unlock"],
-            r#"change {"change":"set-access","network":"lan","locked":false,"approval":true}"#,
-            "lan asks its owners to approve whoever joins\n",
-        ),
-        (
-            &["approve", "lan", "092-333-444"],
-            r#"change {"change":"approve","network":"lan","member":"092-333-444"}"#,
-            "lamp is in lan\n",
-        ),
-        (
-            &["reject", "lan", "lamp"],
-            r#"change {"change":"reject","network":"lan","member":"lamp"}"#,
-            "lamp was not let into lan\n",
-        ),
-        (
-            &["set-role", "lan", "lamp", "owner"],
-            r#"change {"change":"set-role","network":"lan","member":"lamp","owner":true}"#,
-            "lamp is an owner of lan\n",
-        ),
-        (
-            &["go-offline", "lan"],
-            r#"change {"change":"go-offline","network":"lan"}"#,
-            "until: kanpachi go-online lan\n",
-        ),
-        (
-            &["go-online", "lan"],
-            r#"change {"change":"go-online","network":"lan"}"#,
-            "again\n",
-        ),
-        (&["login"], "logged in true", "already logged in\n"),
-        (&["logout"], "logged in false", "until: kanpachi login\n"),
-    ];
-    for (args, asked, told) in cases {
-        let human = run(&socket, args).await;
+    for (args, asked, told) in CHANGES {
+        let args: Vec<&str> = args
+            .iter()
+            .map(|arg| if *arg == "FILE" { file } else { arg })
+            .collect();
+        let human = run(&socket, &args).await;
         assert_eq!(human.code, 0, "{args:?}: {human:?}");
         assert!(
             human.out.contains(told) && human.err.is_empty(),
             "{args:?}: {human:?}"
         );
         assert_eq!(daemon.asked().last().unwrap(), asked, "{args:?}");
-        let json = run(&socket, &[&["--json"], *args].concat()).await.json();
+        let json = run(&socket, &[&["--json"], &args[..]].concat())
+            .await
+            .json();
         assert!(
             json.is_object() && json.get("error").is_none(),
             "{args:?}: {json}"
@@ -349,81 +357,79 @@ async fn a_ping_exits_by_whether_anything_came_back() {
     daemon.stop().await;
 }
 
+/// Is a daemon there, arguments, standard input (`LONG` is too much, `LINK` an invite), exit code, error code.
+const MISTAKES: &[(bool, &[&str], &str, i32, &str)] = &[
+    (false, &["status"], "", 4, "no_daemon"),
+    (false, &["down"], "", 4, "no_daemon"),
+    (true, &["peer", "nobody"], "", 5, "unknown_peer"),
+    (true, &["ping", "desk"], "", 5, "unknown_peer"),
+    (true, &["set-nick", "a b"], "", 2, "usage"),
+    (true, &["jion", "x"], "", 2, "usage"),
+    (true, &["up", "--listen", "0"], "", 2, "usage"),
+    (true, &["join", "kanpachi://join/x"], "", 2, "bad_invite"),
+    (true, &["join", "a b"], "", 2, "bad_invite"),
+    (true, &["join", "hello"], "", 2, "usage"),
+    (
+        false,
+        &["join", "hello", "--password-file", "-"],
+        "geheim",
+        4,
+        "no_daemon",
+    ),
+    (
+        true,
+        &["join", "hello", "--password-file", "-"],
+        "\n",
+        2,
+        "usage",
+    ),
+    (
+        true,
+        &["join", "hello", "--password-file", "/nonexistent"],
+        "",
+        2,
+        "usage",
+    ),
+    (
+        true,
+        &["join", "hello", "--password-file", "-"],
+        "geheim",
+        5,
+        "wrong_password",
+    ),
+    (true, &["create", "taken"], "", 5, "network_exists"),
+    (true, &["leave", "garden"], "", 5, "unknown_network"),
+    (true, &["set-password", "lan"], "", 2, "usage"),
+    (
+        true,
+        &["set-access", "lan", "lock", "unlock"],
+        "",
+        2,
+        "usage",
+    ),
+    (true, &["join", "-"], "", 2, "bad_invite"),
+    (true, &["join", "-"], "LONG", 2, "usage"),
+    (
+        true,
+        &["list", "--log-level", "kanpachi=loud"],
+        "",
+        2,
+        "usage",
+    ),
+    (true, &["join", "-"], "\n  LINK  \n", 5, "invite_used"),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_mistake_has_its_sentence_its_code_and_its_exit() {
     let daemon = Daemon::start();
     let here = daemon.socket();
     let nowhere = here.with_file_name("nobody.sock");
     let long = "x".repeat(9000);
-    let cases: [(&Path, &[&str], &str, i32, &str); 22] = [
-        (&nowhere, &["status"], "", 4, "no_daemon"),
-        (&nowhere, &["down"], "", 4, "no_daemon"),
-        (&here, &["peer", "nobody"], "", 5, "unknown_peer"),
-        (&here, &["ping", "desk"], "", 5, "unknown_peer"),
-        (&here, &["set-nick", "a b"], "", 2, "usage"),
-        (&here, &["jion", "x"], "", 2, "usage"),
-        (&here, &["up", "--listen", "0"], "", 2, "usage"),
-        (&here, &["join", "kanpachi://join/x"], "", 2, "bad_invite"),
-        (&here, &["join", "a b"], "", 2, "bad_invite"),
-        (&here, &["join", "hello"], "", 2, "usage"),
-        (
-            &nowhere,
-            &["join", "hello", "--password-file", "-"],
-            "geheim",
-            4,
-            "no_daemon",
-        ),
-        (
-            &here,
-            &["join", "hello", "--password-file", "-"],
-            "\n",
-            2,
-            "usage",
-        ),
-        (
-            &here,
-            &["join", "hello", "--password-file", "/nonexistent"],
-            "",
-            2,
-            "usage",
-        ),
-        (
-            &here,
-            &["join", "hello", "--password-file", "-"],
-            "geheim",
-            5,
-            "wrong_password",
-        ),
-        (&here, &["create", "taken"], "", 5, "network_exists"),
-        (&here, &["leave", "garden"], "", 5, "unknown_network"),
-        (&here, &["set-password", "lan"], "", 2, "usage"),
-        (
-            &here,
-            &["set-access", "lan", "lock", "unlock"],
-            "",
-            2,
-            "usage",
-        ),
-        (&here, &["join", "-"], "", 2, "bad_invite"),
-        (&here, &["join", "-"], &long, 2, "usage"),
-        (
-            &here,
-            &["list", "--log-level", "kanpachi=loud"],
-            "",
-            2,
-            "usage",
-        ),
-        (
-            &here,
-            &["join", "-"],
-            &format!("\n  {}  \n", invite_link()),
-            5,
-            "invite_used",
-        ),
-    ];
-    for (socket, args, input, exit, code) in cases {
+    for (there, args, input, exit, code) in MISTAKES {
+        let socket = if *there { &here } else { &nowhere };
+        let input = &input.replace("LONG", &long).replace("LINK", &invite_link());
         let human = run_with(socket, args, input).await;
-        assert_eq!(human.code, exit, "{args:?}: {human:?}");
+        assert_eq!(human.code, *exit, "{args:?}: {human:?}");
         assert!(
             human.out.is_empty() && human.err.starts_with("error: "),
             "{args:?}: {human:?}"
@@ -432,9 +438,9 @@ async fn each_mistake_has_its_sentence_its_code_and_its_exit() {
             (1..=2).contains(&human.err.lines().count()),
             "{args:?}: {human:?}"
         );
-        let json = run_with(socket, &[&["--json"], args].concat(), input).await;
-        assert_eq!(json.code, exit, "{args:?}: {json:?}");
-        assert_eq!(json.json()["error"]["code"], code, "{args:?}");
+        let json = run_with(socket, &[&["--json"], *args].concat(), input).await;
+        assert_eq!(json.code, *exit, "{args:?}: {json:?}");
+        assert_eq!(json.json()["error"]["code"], *code, "{args:?}");
     }
     let joined = daemon.asked();
     let joined = joined.iter().filter(|asked| asked.starts_with("join "));
