@@ -42,7 +42,7 @@ pub(super) struct About {
 #[derive(Debug)]
 enum Plan {
     /// The coordinator decides.
-    Ask(ClientMessage, About),
+    Ask(Box<ClientMessage>, About),
     /// This node does.
     Presence(About, bool),
 }
@@ -82,7 +82,7 @@ impl View<'_> {
                     ..about(roster, None)
                 };
                 let message = ClientMessage::DeleteNetwork(DeleteNetwork { network });
-                Ok(Plan::Ask(message, about))
+                Ok(Plan::Ask(Box::new(message), about))
             }
             ChangeRequest::SetPassword {
                 network,
@@ -93,7 +93,7 @@ impl View<'_> {
                     network: roster.head().network,
                     password: password(secret.as_ref())?,
                 });
-                Ok(Plan::Ask(message, about(roster, None)))
+                Ok(Plan::Ask(Box::new(message), about(roster, None)))
             }
             ChangeRequest::SetAccess {
                 network,
@@ -106,7 +106,7 @@ impl View<'_> {
                     locked: *locked,
                     approval: *approval,
                 });
-                Ok(Plan::Ask(message, about(roster, None)))
+                Ok(Plan::Ask(Box::new(message), about(roster, None)))
             }
             ChangeRequest::Evict { .. }
             | ChangeRequest::Approve { .. }
@@ -127,16 +127,26 @@ impl View<'_> {
 
     /// Changes of one member by an owner.
     fn member_change(&self, request: &ChangeRequest) -> Result<Plan, ApiError> {
-        let (name, target) = match request {
-            ChangeRequest::Evict {
-                network, member, ..
-            }
-            | ChangeRequest::Approve { network, member }
-            | ChangeRequest::Reject { network, member }
-            | ChangeRequest::SetRole {
-                network, member, ..
-            } => (network, member),
-            _ => return Err(nonsense()),
+        let (ChangeRequest::Evict {
+            network: name,
+            member: target,
+            ..
+        }
+        | ChangeRequest::Approve {
+            network: name,
+            member: target,
+        }
+        | ChangeRequest::Reject {
+            network: name,
+            member: target,
+        }
+        | ChangeRequest::SetRole {
+            network: name,
+            member: target,
+            ..
+        }) = request
+        else {
+            return Err(nonsense());
         };
         let roster = self.owned(name)?;
         let found = member_called(roster.members(), target)?;
@@ -181,7 +191,7 @@ impl View<'_> {
             }
             _ => return Err(nonsense()),
         };
-        Ok(Plan::Ask(message, about(roster, Some(found))))
+        Ok(Plan::Ask(Box::new(message), about(roster, Some(found))))
     }
 
     /// Leaves a network, or stops waiting for one.
@@ -190,7 +200,7 @@ impl View<'_> {
         let plan = |network, heir: Option<MemberId>, about: About| {
             let message = ClientMessage::Leave(Leave { network, heir });
             Plan::Ask(
-                message,
+                Box::new(message),
                 About {
                     ends: true,
                     ..about

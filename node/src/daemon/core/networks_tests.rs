@@ -16,7 +16,7 @@ fn plan(me: u8, request: &ChangeRequest) -> Result<(ClientMessage, About), ApiEr
         me: Org::node(me),
     };
     match view.plan(request)? {
-        Plan::Ask(message, about) => Ok((message, about)),
+        Plan::Ask(message, about) => Ok((*message, about)),
         Plan::Presence(..) => panic!("nobody is asked"),
     }
 }
