@@ -92,7 +92,7 @@ const FAULTS: &[Fault] = &[
         )],
         finder: lib(
             "kanpachi-coordinator",
-            "store::sqlite::tests::suite::an_address_is_kept_for_life_and_rests_when_it_is_free",
+            "store::sqlite::tests::in_memory::an_address_is_kept_for_life_and_rests_when_it_is_free",
         ),
     },
     Fault {
