@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::ipc::{
-    api::{Member, Network, Path as Way},
+    api::{Member, Path as Way},
     sample,
 };
 
@@ -132,6 +132,34 @@ fn every_state() -> Status {
     status
 }
 
+/// What a line is read as.
+fn line(fields: [&str; 10]) -> Read {
+    let [
+        mark,
+        id,
+        nick,
+        ipv4,
+        alias,
+        ipv6,
+        connection,
+        transport,
+        tunnel,
+        message,
+    ] = fields.map(str::to_owned);
+    Read {
+        mark,
+        id,
+        nick,
+        ipv4,
+        alias,
+        ipv6,
+        connection,
+        transport,
+        tunnel,
+        message,
+    }
+}
+
 #[test]
 fn a_member_in_every_state_is_read_back_field_by_field() {
     let text = render::list(&every_state(), now());
@@ -141,32 +169,6 @@ fn a_member_in_every_state_is_read_back_field_by_field() {
         .take_while(|line| !line.contains('['))
         .map(member_line)
         .collect();
-    let line = |fields: [&str; 10]| {
-        let [
-            mark,
-            id,
-            nick,
-            ipv4,
-            alias,
-            ipv6,
-            connection,
-            transport,
-            tunnel,
-            message,
-        ] = fields.map(str::to_owned);
-        Read {
-            mark,
-            id,
-            nick,
-            ipv4,
-            alias,
-            ipv6,
-            connection,
-            transport,
-            tunnel,
-            message,
-        }
-    };
     let (k4, k6, end) = ("198.19.20.30", "fd6b:616e:7061:1::2", "192.0.2.33:12976");
     let (set, l4, l6) = ("not set", "198.19.77.1", "fd6b:616e:7061:1::3");
     let s6 = "fd6b:616e:7061:1::4";
@@ -274,11 +276,8 @@ fn a_network_is_read_back_field_by_field() {
     let text = render::list(&status, now());
     let kitchen = text.lines().last().unwrap();
     assert_eq!(member_line(kitchen).mark, " ", "offline in office");
-    let crowd = |network: &Network| Network {
-        members: vec![network.members[0].clone(); 4000],
-        ..network.clone()
-    };
-    status.networks[0] = crowd(&status.networks[0]);
+    let one = status.networks[0].members[0].clone();
+    status.networks[0].members = vec![one; 4000];
     status.logged_in = false;
     let lan = of([" ", "lan", "999", "999", "Free", "none"]);
     assert_eq!(heads(&status)[0], lan);
@@ -287,9 +286,9 @@ fn a_network_is_read_back_field_by_field() {
 /// The value behind `name`, as programs look for it.
 fn value(block: &str, name: &str) -> Option<String> {
     let found = Regex::new(&format!("{name}[ ]*:[ ]+(.+)"))
-        .unwrap()
+        .expect("a name is no pattern")
         .captures(block)?;
-    Some(found.get(1).unwrap().as_str().to_owned())
+    Some(found.get(1)?.as_str().to_owned())
 }
 
 #[test]

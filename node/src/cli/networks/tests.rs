@@ -44,7 +44,10 @@ fn typed(line: &str) -> Result<NetworkCommand, String> {
 }
 
 fn order_of(line: &str, asker: &Answers) -> Result<Order, ApiError> {
-    order(typed(line).unwrap(), asker)
+    let Ok(command) = typed(line) else {
+        panic!("it is no command: {line}");
+    };
+    order(command, asker)
 }
 
 fn secret(text: &str) -> Option<Secret> {
@@ -129,6 +132,10 @@ fn every_verb_becomes_its_request() {
     for (line, request) in expected {
         assert_eq!(change(line), request, "{line}");
     }
+}
+
+#[test]
+fn login_and_logout_are_about_the_whole_machine() {
     for (line, logged_in) in [("login", true), ("logout", false)] {
         assert_eq!(
             order_of(line, &Answers::nobody()).unwrap(),
