@@ -114,6 +114,10 @@ fn every_command_answers_nobody_as_documented() {
                 bail!("odd row: {row:?}")
             };
             let words = quoted(command)?.trim_start_matches("kanpachi ");
+            if words == "hamachi …" {
+                // It has Hamachi's words and codes for everything: node/tests/control/hamachi.rs.
+                continue;
+            }
             let mut args = filled_in(words, place.hub.invite()?, &hub)?;
             // Asked for on standard input rather than on a terminal.
             if ["create", "set-password"].contains(&args[0].as_str()) || words == "join NETWORK" {
