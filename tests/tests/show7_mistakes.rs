@@ -199,10 +199,17 @@ fn bad_invite() {
         };
         let half = &invite[..invite.len() / 2];
         let without_end = &invite[..invite.len() - 1];
-        for bad in ["hello", "https://example.org/", half, without_end] {
+        for bad in ["hello!", "https://example.org/", half, without_end] {
             complains(&alice, &["join", bad], &Without::default(), &expected)
                 .with_context(|| format!("invite {bad:?}"))?;
         }
+        // A word could be the name of a network.
+        let expected = Complaint {
+            exit: 2,
+            code: "usage",
+            words: &["invite", "password"],
+        };
+        complains(&alice, &["join", "hello"], &Without::default(), &expected)?;
         now_it_works(&alice, &invite).map(drop)
     });
 }

@@ -100,11 +100,12 @@ pub(super) fn join(
         }
         None => {
             return Err(
-                ApiError::usage(format_args!("to join {network} its password is needed")).hint(
-                    format_args!(
-                        "kanpachi join {network} --password-file FILE, or `-` for standard input"
-                    ),
-                ),
+                ApiError::usage(format_args!(
+                    "to join the network {network} its password is needed"
+                ))
+                .hint(format_args!(
+                    "kanpachi join {network} --password-file FILE, or `-` for standard input; if an invite was meant, it begins with kanpachi://join/"
+                )),
             );
         }
     };
