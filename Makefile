@@ -16,11 +16,11 @@ UNITS    = $(DESTDIR)$(PREFIX)/lib/systemd/system
 PROGRAMS = kanpachi kanpachi-coordinator kanpachi-bootstrap
 
 .DEFAULT_GOAL = help
-.PHONY: help build test demo bench lint fuzz soak mutants install uninstall deb pages
+.PHONY: help build test demo bench nat-matrix lint fuzz soak mutants install uninstall deb pages
 
 help:  ## This list
 	@echo "Kanpachi, a self-hosted peer-to-peer mesh VPN"; echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 build:  ## The programs, in target/release
 	$(BUILD)
@@ -41,6 +41,11 @@ bench:  ## Throughput, latency, processor time and memory beside the bare networ
 	@tests/install-tools cc:gcc ip:iproute2 nft:nftables ping:iputils-ping iperf3:iperf3
 	$(BUILD)
 	@$(RUNNER) target/release/bench
+
+nat-matrix:  ## Hosts behind every kind of NAT, each against each: which pairs are direct (under 5 minutes)
+	@tests/install-tools cc:gcc ip:iproute2 nft:nftables ping:iputils-ping
+	$(BUILD)
+	@CARGO_TARGET_$(HOST)_RUNNER=$(RUNNER) $(CARGO) test --release --workspace --test nat_matrix -- --nocapture
 
 lint:  ## Formatting, clippy, and cargo-deny where it is installed
 	$(CARGO) fmt --all --check
@@ -87,5 +92,7 @@ fuzz:  ## One fuzz target for a while: make fuzz T=tunnel_datagram [TIME=60]
 soak:  ## Random schedules in the simulator without end, or for so long: make soak [SECONDS=600]
 	@tests/soak $(SECONDS)
 
-mutants:  ## Puts faults into a copy of the source and shows that tests find each
-	@$(CARGO) run --release -p kanpachi-tests --bin mutants
+mutants:  ## Puts faults into a copy of the source and shows that tests find each: make mutants [F=part of a name]
+	@tests/install-tools cc:gcc ip:iproute2 nft:nftables ping:iputils-ping
+	$(CARGO) build --release --workspace --bin mutants
+	@target/release/mutants "$(F)"

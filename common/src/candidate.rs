@@ -29,8 +29,13 @@ pub struct Candidate {
     pub kind: CandidateKind,
 }
 
+/// Is this in `100::/64`, which leads nowhere (RFC 6666)? Nodes name paths by such addresses that are none.
+fn is_discarded(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(a) if a.to_bits() >> 64 == 0x0100 << 48)
+}
+
 impl Candidate {
-    /// May a packet be sent there at all? Loopback, multicast, broadcast, unspecified and port 0 never.
+    /// May a packet be sent there at all? Loopback, multicast, broadcast, unspecified, discarded and port 0 never.
     #[must_use]
     pub fn is_plausible(&self) -> bool {
         let addr = self.addr.ip().to_canonical();
@@ -40,5 +45,6 @@ impl Candidate {
             && !addr.is_multicast()
             && !addr.is_unspecified()
             && !broadcast
+            && !is_discarded(addr)
     }
 }

@@ -83,8 +83,17 @@ pub mod transports {
     pub const QUIC: u8 = 1;
     /// TCP with Noise and Yamux.
     pub const TCP: u8 = 2;
-    /// WebSocket.
+    /// WebSocket without TLS, at the same port as TCP.
     pub const WEBSOCKET: u8 = 4;
+
+    /// What is served at a TCP port: WebSocket everywhere, but that is worth a try only where HTTP is expected.
+    #[must_use]
+    pub const fn of_tcp(port: u16) -> u8 {
+        match port {
+            80 | 443 | 8080 | 8443 => TCP | WEBSOCKET,
+            _ => TCP,
+        }
+    }
 }
 
 /// Where a server can be reached.

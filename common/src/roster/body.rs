@@ -242,11 +242,22 @@ impl Page {
     /// Cuts a roster into pages.
     #[must_use]
     pub fn split(network: NetworkId, head: &Signed<Head>, roster: &Roster) -> Vec<Self> {
+        Self::split_at(network, head, roster, Self::TARGET)
+    }
+
+    /// Cuts a roster into pages of about so many bytes of entries.
+    #[must_use]
+    pub fn split_at(
+        network: NetworkId,
+        head: &Signed<Head>,
+        roster: &Roster,
+        target: usize,
+    ) -> Vec<Self> {
         let mut chunks: Vec<Vec<Entry>> = vec![Vec::new()];
         let mut size = roster.settings.len();
         for entry in &roster.entries {
             let len = entry.public.len() + entry.private.len() + 64;
-            if size + len > Self::TARGET && size > 0 {
+            if size + len > target && size > 0 {
                 chunks.push(Vec::new());
                 size = 0;
             }

@@ -12,8 +12,9 @@ use super::{
     frame::{Frame, MAX_REPLY, MAX_REQUEST},
     membership::{
         CreateNetwork, DeleteNetwork, Evict, Evicted, JoinByPassword, Leave, SetAccess,
-        SetPassword, SetPresence, SetRole, Settle, Waiting,
+        SetPassword, SetPresence, SetRole, Settle, Suspended, Waiting,
     },
+    showing::{ShowRoster, Shown},
 };
 use crate::{
     candidate::{Candidate, MAX_CANDIDATES},
@@ -21,6 +22,7 @@ use crate::{
     client_id::ClientId,
     id::{Hash, NetworkId, NodeId, OrgId},
     identity::TunnelKey,
+    nat::NatBehaviour,
     org::{Directory, Manifest},
     roster::{Delta, Page, Position},
     secret::NetworkSecret,
@@ -30,9 +32,13 @@ use crate::{
 
 /// Name of the libp2p protocol.
 pub const PROTOCOL: &str = "/kanpachi/control/1";
-/// How often each side sends [`ClientMessage::Ping`], in milliseconds.
-pub const PING_MS: u64 = 3000;
-/// Unanswered pings after which the other side counts as unreachable.
+/// A node that has heard nothing for so long sends [`ClientMessage::Ping`], in milliseconds.
+pub const PING_MS: u64 = 5000;
+/// So do coordinators, which hear the nodes' pings: they have to ask only who does not.
+pub const SERVER_PING_MS: u64 = 7500;
+/// And a node that has said nothing for so long is gone.
+pub const GONE_MS: u64 = 12_500;
+/// Unanswered pings after which a coordinator counts as unreachable.
 pub const MISSED_PINGS: u32 = 3;
 /// Networks of one node at the most.
 pub const MAX_NETWORKS: usize = 256;
@@ -60,6 +66,12 @@ pub struct Hello {
     pub held: Vec<Held>,
     /// Where it may be reached.
     pub candidates: Vec<Candidate>,
+    /// What its NAT does; `None` while it has not measured that, and from one that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<NatBehaviour>,
+    /// Networks in which it does not want to be there for the others, as by [`SetPresence`].
+    #[serde(default)]
+    pub away: Vec<NetworkId>,
     /// Later additions.
     #[serde(default)]
     pub ext: Vec<Ext>,
@@ -244,13 +256,19 @@ pub struct NameSet {
     pub names: Vec<(NetworkId, String)>,
 }
 
-/// A member came online, or has other candidates now.
+/// A member came online, has other candidates now, or is there in other networks than before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerOnline {
     /// Which.
     pub node: NodeId,
     /// Where it may be reached.
     pub candidates: Vec<Candidate>,
+    /// In which of the networks that both are in; `None` from a coordinator that does not say, then in all.
+    #[serde(default)]
+    pub networks: Option<Vec<NetworkId>>,
+    /// What its NAT does; `None` while it has not measured that, and from one that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<NatBehaviour>,
 }
 
 /// The secret of a network, for a member.
@@ -266,11 +284,14 @@ pub struct SecretIs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nonce(pub u64);
 
-/// The candidates of the node changed.
+/// The candidates of the node, or its NAT, changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announce {
     /// All of them, best first.
     pub candidates: Vec<Candidate>,
+    /// What its NAT does; `None` while it has not measured that, and from one that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<NatBehaviour>,
 }
 
 /// Asks for everything after what the node holds.
@@ -327,6 +348,7 @@ impl Body for Hello {
         check_text(&self.client)?;
         check_len(&self.held, MAX_NETWORKS, "too many networks")?;
         check_candidates(&self.candidates)?;
+        check_len(&self.away, MAX_NETWORKS, "too many networks")?;
         check_ext(&self.ext)
     }
 }
@@ -392,6 +414,8 @@ impl Body for InviteMade {
 
 impl Body for PeerOnline {
     fn check(&self) -> Result<(), DecodeError> {
+        let networks = self.networks.as_deref().unwrap_or_default();
+        check_len(networks, MAX_NETWORKS, "too many networks")?;
         check_candidates(&self.candidates)
     }
 }
@@ -416,7 +440,7 @@ impl Body for SecretIs {}
 impl Body for Box<Delta> {}
 impl Body for Box<Page> {}
 
-fn read<T: Body>(frame: &Frame, max: usize) -> Result<T, DecodeError> {
+pub(super) fn read<T: Body>(frame: &Frame, max: usize) -> Result<T, DecodeError> {
     let body: T = cbor::decode(&frame.body, max)?;
     body.check()?;
     Ok(body)
@@ -457,6 +481,7 @@ macro_rules! messages {
         }
     };
 }
+pub(super) use messages;
 
 messages! {
     /// From a node to a coordinator.
@@ -497,6 +522,10 @@ messages! {
         17 SetRole(SetRole),
         /// Answered by `Done`.
         18 SetPresence(SetPresence),
+        /// Answered by `Done`.
+        19 Suspended(Suspended),
+        /// Answer to `ShowRoster`. No reply.
+        20 Shown(Box<Shown>),
     }
 }
 
@@ -535,6 +564,8 @@ messages! {
         15 NameSet(NameSet),
         /// Answer to `Evict`.
         16 Evicted(Evicted),
+        /// Asks for a roster that the node says it holds. Answered by `Shown`.
+        17 ShowRoster(ShowRoster),
     }
 }
 

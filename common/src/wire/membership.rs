@@ -4,11 +4,16 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cbor::DecodeError,
+    cbor::{DecodeError, check_len},
     id::{MemberId, NetworkId},
     password::Password,
+    roster::Suspend,
+    signed::Signed,
     wire::control::{Body, check_text},
 };
+
+/// Suspensions in one message at the most. As many of the largest fit into a request.
+pub const MAX_SUSPENDS: usize = 64;
 
 /// Makes a network; the node becomes its owner. Answered by `Joined`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,7 +120,7 @@ pub struct SetRole {
     pub owner: bool,
 }
 
-/// Whether the node wants to be there for the others of a network. Holds for the session; told again after each login.
+/// Whether the node wants to be there for the others of a network. Holds for the session; the next hello says it again.
 /// Answered by `Done`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetPresence {
@@ -123,6 +128,14 @@ pub struct SetPresence {
     pub network: NetworkId,
     /// Is it there?
     pub online: bool,
+}
+
+/// What owners signed while no coordinator was there, brought by any member. Each one that is valid becomes an eviction;
+/// one that is settled already changes nothing. Answered by `Done`, also for those that count for nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspended {
+    /// The suspensions.
+    pub suspends: Vec<Signed<Suspend>>,
 }
 
 /// A network in which the node awaits approval.
@@ -166,6 +179,12 @@ impl Body for Evict {
 impl Body for SetPassword {
     fn check(&self) -> Result<(), DecodeError> {
         check_password(self.password.as_ref())
+    }
+}
+
+impl Body for Suspended {
+    fn check(&self) -> Result<(), DecodeError> {
+        check_len(&self.suspends, MAX_SUSPENDS, "too many suspensions")
     }
 }
 

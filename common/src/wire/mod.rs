@@ -1,9 +1,14 @@
 //! Messages between programs. Framing: `length (4 bytes, big endian) ‖ CBOR`, see [`frame`].
 
+pub mod code;
 pub mod control;
 pub mod frame;
+pub mod member;
 pub mod membership;
 pub mod mirror;
+pub mod reflect;
+pub mod relay;
+pub mod showing;
 
 /// Lowest protocol version that this program speaks.
 pub const MIN_VERSION: u16 = 1;

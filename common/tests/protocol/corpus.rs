@@ -14,6 +14,7 @@ use crate::{
     fixture::*,
     memory, messages,
     mutate::Damage,
+    relays,
 };
 
 /// Damaged copies of each file.
@@ -89,6 +90,9 @@ replays! {
     messages_of_nodes: "client";
     messages_of_coordinators: "server";
     mirror_messages: "mirror-request" "mirror-reply";
+    messages_of_members: "member";
+    relay_messages: "relay";
+    code_messages: "code-request" "code-reply";
     organisation: "manifest" "directory";
     heads_and_suspensions: "head" "suspend";
     records: "peer-record" "outer-record";
@@ -202,10 +206,20 @@ fn good() -> Vec<(String, Vec<u8>)> {
     for (folder, frames) in [
         ("client", messages::client()),
         ("server", messages::server()),
+        ("member", messages::member()),
+        ("relay", relays::frames()),
     ] {
         for (name, frame) in frames {
             files.push((format!("{folder}/{name}"), frame.to_bytes()));
         }
+    }
+    for (name, frame) in messages::code() {
+        let folder = if frame.kind == 48 {
+            "code-request"
+        } else {
+            "code-reply"
+        };
+        files.push((format!("{folder}/{name}"), frame.to_bytes()));
     }
     for (name, frame) in messages::mirror() {
         let folder = if frame.kind == 32 {

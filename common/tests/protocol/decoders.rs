@@ -11,9 +11,12 @@ use kanpachi_common::{
     roster::{Delta, Head, Page, Proof, PublicRoster, Roster, Suspend, VerifiedRoster},
     signed::SignedObject,
     wire::{
+        code::{self, CodeReply, CodeRequest},
         control::{ClientMessage, ServerMessage},
         frame::{Frame, FrameReader, MAX_REPLY, MAX_REQUEST},
+        member::{MAX_ASK, MemberMessage},
         mirror::{self, MirrorReply, MirrorRequest},
+        relay::{self, RelayMessage},
     },
 };
 
@@ -23,13 +26,17 @@ use crate::fixture::*;
 pub(crate) type Decoder = fn(&[u8]) -> bool;
 
 /// All decoders, by the name of their folder.
-pub(crate) const ALL: [(&str, Decoder); 17] = [
+pub(crate) const ALL: [(&str, Decoder); 21] = [
     ("invite", invite_link),
     ("invite-body", invite_body),
     ("client", client),
     ("server", server),
+    ("member", member),
     ("mirror-request", mirror_request),
     ("mirror-reply", mirror_reply),
+    ("relay", relay_message),
+    ("code-request", code_request),
+    ("code-reply", code_reply),
     ("manifest", signed_manifest),
     ("directory", signed_directory),
     ("head", signed_head),
@@ -114,6 +121,18 @@ fn server(bytes: &[u8]) -> bool {
     })
 }
 
+fn member(bytes: &[u8]) -> bool {
+    frames(bytes, MAX_ASK, |frame| {
+        let Ok(message) = MemberMessage::from_frame(frame) else {
+            return false;
+        };
+        let again = message.frame(frame.id);
+        let back = MemberMessage::from_frame(&again).expect("what was read can be read again");
+        assert_eq!(back.frame(frame.id), again);
+        true
+    })
+}
+
 fn mirror_request(bytes: &[u8]) -> bool {
     frames(bytes, mirror::MAX, |frame| {
         MirrorRequest::from_frame(frame)
@@ -124,6 +143,33 @@ fn mirror_request(bytes: &[u8]) -> bool {
 fn mirror_reply(bytes: &[u8]) -> bool {
     frames(bytes, mirror::MAX, |frame| {
         MirrorReply::from_frame(frame).is_ok_and(|m| MirrorReply::from_frame(&m.frame()) == Ok(m))
+    })
+}
+
+fn relay_message(bytes: &[u8]) -> bool {
+    frames(bytes, relay::MAX, |frame| {
+        if relay::data_channel(frame).is_some() {
+            return true;
+        }
+        let Ok(message) = RelayMessage::from_frame(frame) else {
+            return false;
+        };
+        let again = message.frame(frame.id);
+        let back = RelayMessage::from_frame(&again).expect("what was read can be read again");
+        assert_eq!(back.frame(frame.id), again);
+        true
+    })
+}
+
+fn code_request(bytes: &[u8]) -> bool {
+    frames(bytes, code::MAX, |frame| {
+        CodeRequest::from_frame(frame).is_ok_and(|m| CodeRequest::from_frame(&m.frame()) == Ok(m))
+    })
+}
+
+fn code_reply(bytes: &[u8]) -> bool {
+    frames(bytes, code::MAX, |frame| {
+        CodeReply::from_frame(frame).is_ok_and(|m| CodeReply::from_frame(&m.frame()) == Ok(m))
     })
 }
 

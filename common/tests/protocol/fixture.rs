@@ -264,6 +264,7 @@ pub(crate) fn peer_record() -> Signed<PeerRecord> {
                 },
             )],
             ttl: 7200,
+            nat: None,
         };
         Signed::sign(&record, &node(2))
     });

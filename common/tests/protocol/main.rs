@@ -12,4 +12,6 @@ mod memory;
 mod messages;
 mod mutate;
 mod page;
+mod records;
+mod relays;
 mod vectors;

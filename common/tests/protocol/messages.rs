@@ -1,20 +1,24 @@
-//! One of each message of the control and mirror streams.
+//! One of each message of the streams.
 
 use kanpachi_common::{
-    ClientId, MemberId, Password,
+    ClientId, MemberId, NatBehaviour, Password,
     addr::ipv6_of,
+    nat::{Filtering, Mapping},
     wire::{
+        code::{CodeRefusal, CodeReply, CodeRequest, Element, Tag},
         control::{
             Announce, ClientMessage, DirectoryIs, Held, Hello, InviteMade, Join, Joined,
             MakeInvite, NameSet, Nonce, PeerOffline, PeerOnline, Pull, Refused, Registration,
             Removed, SecretIs, ServerMessage, SetName, Welcome, codes,
         },
         frame::Frame,
+        member::{Ask, Gone, Holds, MemberMessage as M, RecordIs},
         membership::{
             CreateNetwork, DeleteNetwork, Evict, Evicted, JoinByPassword, Leave, SetAccess,
-            SetPassword, SetPresence, SetRole, Settle, Waiting,
+            SetPassword, SetPresence, SetRole, Settle, Suspended, Waiting,
         },
         mirror::{MirrorReply, MirrorRequest},
+        showing::{ShowRoster, Shown},
     },
 };
 
@@ -42,6 +46,13 @@ fn held() -> Vec<Held> {
     }]
 }
 
+fn nat() -> Option<NatBehaviour> {
+    Some(NatBehaviour {
+        mapping: Mapping::EndpointIndependent,
+        filtering: Filtering::AddressAndPortDependent,
+    })
+}
+
 /// Names and frames of what a node sends.
 pub(crate) fn client() -> Vec<(&'static str, Frame)> {
     let hello = Hello {
@@ -54,6 +65,8 @@ pub(crate) fn client() -> Vec<(&'static str, Frame)> {
         boot: 7,
         held: held(),
         candidates: candidates(),
+        nat: None,
+        away: vec![NETWORK],
         ext: vec![],
     };
     let join = Join {
@@ -71,12 +84,18 @@ pub(crate) fn client() -> Vec<(&'static str, Frame)> {
     };
     let announce = Announce {
         candidates: candidates(),
+        nat: None,
+    };
+    let behind_nat = Announce {
+        candidates: vec![],
+        nat: nat(),
     };
     vec![
         ("hello", ClientMessage::Hello(hello).frame(0)),
         ("ping", ClientMessage::Ping(Nonce(42)).frame(0)),
         ("pong", ClientMessage::Pong(Nonce(42)).frame(0)),
         ("announce", ClientMessage::Announce(announce).frame(0)),
+        ("announce-nat", ClientMessage::Announce(behind_nat).frame(0)),
         ("pull", ClientMessage::Pull(Pull { held: held() }).frame(1)),
         ("join", ClientMessage::Join(join).frame(2)),
         ("make-invite", ClientMessage::MakeInvite(make).frame(3)),
@@ -135,6 +154,13 @@ fn membership() -> Vec<(&'static str, Frame)> {
         network,
         online: false,
     };
+    let suspended = Suspended {
+        suspends: vec![suspend()],
+    };
+    let shown = Shown {
+        page: page(),
+        secret: Some(secret()),
+    };
     vec![
         ("create-network", C::CreateNetwork(create).frame(5)),
         ("join-by-password", C::JoinByPassword(join).frame(6)),
@@ -149,6 +175,8 @@ fn membership() -> Vec<(&'static str, Frame)> {
         ("settle", C::Settle(settle).frame(12)),
         ("set-role", C::SetRole(role).frame(13)),
         ("set-presence", C::SetPresence(presence).frame(14)),
+        ("suspended", C::Suspended(suspended).frame(15)),
+        ("shown", C::Shown(Box::new(shown)).frame(0)),
     ]
 }
 
@@ -175,6 +203,8 @@ pub(crate) fn server() -> Vec<(&'static str, Frame)> {
     let online = PeerOnline {
         node: node(3).node_id(),
         candidates: candidates(),
+        networks: Some(vec![NETWORK]),
+        nat: nat(),
     };
     let offline = PeerOffline {
         node: node(3).node_id(),
@@ -220,6 +250,10 @@ pub(crate) fn server() -> Vec<(&'static str, Frame)> {
         ("invite-made", S::InviteMade(made).frame(3)),
         ("name-set", S::NameSet(names).frame(4)),
         ("evicted", S::Evicted(evicted).frame(9)),
+        (
+            "show-roster",
+            S::ShowRoster(ShowRoster { network: NETWORK }).frame(0),
+        ),
     ]
 }
 
@@ -241,5 +275,72 @@ pub(crate) fn mirror() -> Vec<(&'static str, Frame)> {
         ),
         ("unknown", MirrorReply::Unknown.frame()),
         ("refused", refused.frame()),
+    ]
+}
+
+/// Names and frames of the streams between members.
+pub(crate) fn member() -> Vec<(&'static str, Frame)> {
+    let roster = verified5();
+    let head = roster.head();
+    let ask = Ask {
+        generation: 1,
+        directory: 3,
+        held: vec![Holds {
+            network: NETWORK,
+            position: head.position(),
+            root: head.root,
+            issued_at: head.issued_at,
+            secret: Some(1),
+        }],
+        suspends: vec![suspend()],
+        proofs: vec![proof(true)],
+        records: true,
+        ext: vec![],
+    };
+    let record = RecordIs {
+        network: NETWORK,
+        value: vec![0xa4; 8],
+    };
+    let secret = SecretIs {
+        network: NETWORK,
+        secret: secret(),
+    };
+    let gone = Gone {
+        head: head.signed().clone(),
+    };
+    vec![
+        ("ask", M::Ask(Box::new(ask)).frame(0)),
+        ("manifest", M::Manifest(Box::new(manifest())).frame(0)),
+        ("directory", M::Directory(Box::new(directory())).frame(0)),
+        ("page", M::Page(Box::new(page())).frame(0)),
+        ("secret", M::Secret(secret).frame(0)),
+        ("suspend", M::Suspend(Box::new(suspend())).frame(0)),
+        ("record", M::Record(record).frame(0)),
+        ("gone", M::Gone(gone).frame(0)),
+        ("done", M::Done(Nonce(0)).frame(0)),
+    ]
+}
+
+/// Names and frames of the code stream; its numbers are not those of an exchange, which `kanpachi-proto` has.
+pub(crate) fn code() -> Vec<(&'static str, Frame)> {
+    let start = CodeRequest::Start {
+        min_version: 1,
+        max_version: 1,
+        org: org(),
+        element: Element([0x41; 33]),
+    };
+    let invite = CodeReply::Invite {
+        tag: Tag([0x43; 32]),
+        sealed: vec![0x44; 200],
+    };
+    use CodeRefusal as R;
+    vec![
+        ("start", start.frame()),
+        ("confirm", CodeRequest::Confirm(Tag([0x42; 32])).frame()),
+        ("element", CodeReply::Element(Element([0x42; 33])).frame()),
+        ("invite", invite.frame()),
+        ("wrong", CodeReply::Refused(R::Wrong { left: 2 }).frame()),
+        ("later", CodeReply::Refused(R::Later { ms: 4000 }).frame()),
+        ("elsewhere", CodeReply::Refused(R::Elsewhere).frame()),
     ]
 }

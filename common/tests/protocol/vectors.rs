@@ -136,3 +136,13 @@ fn frames_of_coordinators() {
 fn frames_of_the_mirror() {
     frames("mirror", messages::mirror());
 }
+
+#[test]
+fn frames_of_members() {
+    frames("member", messages::member());
+}
+
+#[test]
+fn frames_of_codes() {
+    frames("code", messages::code());
+}

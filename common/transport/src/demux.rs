@@ -44,6 +44,9 @@ pub trait DatagramHandler: Send {
 
     /// What was read at once has been handled: the moment to send what was collected.
     fn end_of_batch(&mut self) {}
+
+    /// After each read, whosever datagrams it brought: did it bring as much as one can, so that there is probably more?
+    fn end_of_read(&mut self, _full: bool) {}
 }
 
 /// The running reader thread. Dropping it stops and joins the thread; a panic of the handler goes on in the
@@ -199,6 +202,7 @@ fn run<H: DatagramHandler>(
             Ok(n) => {
                 errors = 0;
                 dispatch(socket, &mut handler, &mut bufs, &meta[..n]);
+                handler.end_of_read(n == BUFFERS);
                 // Full: there is probably more. Otherwise the kernel has nothing left, and asking it costs a call.
                 if n < BUFFERS {
                     wait_readable(socket, wake)?;

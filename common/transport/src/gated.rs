@@ -2,7 +2,8 @@
 //!
 //! [`Gated`] stands around a behaviour. On the connections of a peer that is not known the behaviour does not exist:
 //! they get libp2p's dummy handler, which speaks none of its protocols, and the behaviour hears nothing of them. What
-//! strangers may hold open together is bounded, and the oldest goes first.
+//! strangers may hold open together is bounded, and the oldest goes first. That a circuit leads here stays inside: a relay
+//! that took it for an address of its own would hand out circuits over circuits.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
@@ -12,6 +13,7 @@ use std::{
 use libp2p::{
     Multiaddr, PeerId,
     core::{Endpoint, transport::PortUse},
+    multiaddr::Protocol,
     swarm::{
         AddressChange, CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId,
         FromSwarm, NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent,
@@ -306,6 +308,12 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gated<B> {
                 self.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             };
+            if let ToSwarm::ExternalAddrConfirmed(addr) | ToSwarm::ExternalAddrExpired(addr) =
+                &action
+                && addr.iter().any(|part| part == Protocol::P2pCircuit)
+            {
+                continue;
+            }
             let ToSwarm::NotifyHandler {
                 peer_id,
                 handler: NotifyHandler::Any,

@@ -5,8 +5,9 @@
 //! - [`quic`]: a libp2p transport over quinn on that socket, interoperable with libp2p-quic;
 //! - [`swarm`]: the whole stack (QUIC, TCP, circuits) as one libp2p transport and swarm;
 //! - [`reflect`]: the datagrams by which a node learns its address as others see it;
-//! - [`gated`]: protocols that are for known peers only;
-//! - [`observed`], [`filter`], [`identity`], [`resolve`]: small parts that every swarm here needs.
+//! - [`gated`], [`selective`]: protocols that are for known peers only;
+//! - [`routing`]: how much of where a peer is goes into the routing table of the DHT;
+//! - [`observed`], [`remotes`], [`filter`], [`identity`], [`resolve`]: small parts that every swarm here needs.
 //!
 //! The first byte decides: bit `0x40` set is QUIC (RFC 9000 §17: the fixed bit), clear is ours. The registry of
 //! our first bytes stands in `docs/protocol.md`.
@@ -17,12 +18,16 @@ pub mod gated;
 mod gso;
 pub mod identity;
 pub mod observed;
+mod proxy;
 mod queue;
 pub mod quic;
-pub mod reflect;
+pub mod remotes;
 pub mod resolve;
+pub mod routing;
+pub mod selective;
 pub mod socket;
 pub mod swarm;
+mod websocket;
 
 pub use demux::{DatagramHandler, Reader};
 pub use filter::AddressFilter;
@@ -30,5 +35,8 @@ pub use gated::Gated;
 pub use identity::{
     ed25519_from_peer_id, keypair_from_seed, node_id, peer_id, peer_id_from_ed25519,
 };
+pub use kanpachi_common::wire::reflect;
+pub use proxy::{Proxy, ProxyError};
 pub use resolve::resolve;
+pub use selective::Selective;
 pub use socket::{Counters, SharedSocket};

@@ -13,7 +13,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Addresses of one name that are used at the most.
 const MAX_IPS: usize = 8;
 
-/// The multiaddrs of a server at this IP address: QUIC first, then TCP, as far as the address says.
+/// The multiaddrs of a server at this IP address: QUIC first, then TCP and WebSocket, as far as the address says.
 #[must_use]
 pub fn multiaddrs(ip: IpAddr, address: &Address) -> Vec<Multiaddr> {
     let base = || {
@@ -32,6 +32,10 @@ pub fn multiaddrs(ip: IpAddr, address: &Address) -> Vec<Multiaddr> {
     }
     if address.transports & transports::TCP != 0 {
         out.push(base().with(Protocol::Tcp(address.port)));
+    }
+    if address.transports & transports::WEBSOCKET != 0 {
+        let tcp = base().with(Protocol::Tcp(address.port));
+        out.push(tcp.with(Protocol::Ws("/".into())));
     }
     out
 }

@@ -1,4 +1,4 @@
-//! The whole stack as one transport: QUIC on the shared socket, TCP with Noise and Yamux, circuits over relays.
+//! The whole stack as one transport: QUIC on the shared socket, TCP or WebSocket with Noise and Yamux, circuits over relays.
 
 use std::{
     error::Error as StdError,
@@ -25,12 +25,15 @@ use thiserror::Error;
 
 use crate::{
     filter::{AddressFilter, Filtered},
+    proxy::{ProxiedTcp, Proxy},
     quic::{self, QuicTransport},
     socket::SharedSocket,
+    websocket::Carried,
 };
 
-/// How long a connection that nobody uses stays open. The default of 10 s closes it between two of our messages.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a connection that nobody uses stays open. The default of 10 s closes it between two of our messages; keeping
+/// it alive costs packets and wakes both ends.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(40);
 /// An upgrade of a TCP connection or circuit (Noise, Yamux) that takes longer has failed.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events that one connection may have waiting for the swarm.
@@ -59,6 +62,8 @@ pub struct Options {
     pub relay: Option<relay::client::Transport>,
     /// Speak TCP too?
     pub tcp: bool,
+    /// Reach others by TCP through this proxy as well.
+    pub proxy: Option<Proxy>,
 }
 
 impl fmt::Debug for Options {
@@ -83,6 +88,7 @@ pub fn transport(options: Options) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Er
         filter,
         relay,
         tcp,
+        proxy,
     } = options;
     let quic = QuicTransport::new(socket, &keypair)?
         .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
@@ -91,7 +97,7 @@ pub fn transport(options: Options) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Er
         // A message that waits for the acknowledgement of the one before it would double every round trip.
         let config = tcp::Config::default().nodelay(true);
         OptionalTransport::some(
-            tcp::tokio::Transport::new(config)
+            Carried::new(ProxiedTcp::new(tcp::tokio::Transport::new(config), proxy))
                 .map_err(System)
                 .upgrade(Version::V1Lazy)
                 .authenticate(noise::Config::new(&keypair)?)

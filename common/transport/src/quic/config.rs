@@ -59,8 +59,9 @@ impl Config {
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
         server
             .transport_config(transport)
-            // libp2p's connections have one remote address for life; whoever moves dials again.
-            .migration(false)
+            // A node that got another address, or another port from its NAT, keeps its sessions with servers: without
+            // this they would be dead for as long as it takes both ends to notice.
+            .migration(true)
             .max_incoming(MAX_INCOMING)
             .incoming_buffer_size(INCOMING_BUFFER)
             .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);

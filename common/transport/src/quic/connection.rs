@@ -108,7 +108,8 @@ impl StreamMuxer for Connection {
     }
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, Error>> {
-        // The only event is a change of address, and migration is off.
+        // The only event is a change of address. For libp2p a connection has the one that it began with; who is where
+        // now is told by tunnels and reflectors.
         Poll::Pending
     }
 }

@@ -1,6 +1,11 @@
 //! Strangers get none of the protocols behind the gate, and no more connections than they may have.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    convert::Infallible,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures::{FutureExt, StreamExt};
 use kanpachi_transport::{
@@ -8,8 +13,13 @@ use kanpachi_transport::{
     swarm::{Options, swarm},
 };
 use libp2p::{
-    Multiaddr, PeerId, Swarm, ping,
-    swarm::{ConnectionId, SwarmEvent, dial_opts::DialOpts},
+    Multiaddr, PeerId, Swarm,
+    core::{Endpoint, transport::PortUse},
+    ping,
+    swarm::{
+        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, SwarmEvent, THandler,
+        THandlerInEvent, THandlerOutEvent, ToSwarm, dial_opts::DialOpts, dummy,
+    },
 };
 
 use crate::util::{DEADLINE, Inbox, keypair};
@@ -34,6 +44,7 @@ fn node(seed: u8, max_strangers: usize) -> Node {
         filter: AddressFilter::allow_all(),
         relay: None,
         tcp: false,
+        proxy: None,
     };
     Node {
         peer,
@@ -186,4 +197,65 @@ async fn strangers_share_a_few_connections_and_the_oldest_goes_first() {
     assert!(nodes[2].closed().is_empty() && nodes[3].closed().is_empty());
     assert!(nodes[4].closed().is_empty(), "the member is no stranger");
     assert_eq!(nodes[0].closed().len(), 1);
+}
+
+/// Says of each of these that it leads here.
+struct Announces(VecDeque<Multiaddr>);
+
+impl NetworkBehaviour for Announces {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
+
+    fn on_connection_handler_event(
+        &mut self,
+        _: PeerId,
+        _: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
+        let next = self.0.pop_front();
+        next.map_or(Poll::Pending, |addr| {
+            Poll::Ready(ToSwarm::ExternalAddrConfirmed(addr))
+        })
+    }
+}
+
+#[test]
+fn a_circuit_is_not_announced_as_an_address() {
+    let direct: Multiaddr = "/ip4/203.0.113.7/udp/4001/quic-v1".parse().unwrap();
+    let circuit = format!("{direct}/p2p/{}/p2p-circuit", PeerId::random());
+    let announced = VecDeque::from([circuit.parse().unwrap(), direct.clone()]);
+    let mut gated = Gated::new(Announces(announced), 4);
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    match gated.poll(&mut cx) {
+        Poll::Ready(ToSwarm::ExternalAddrConfirmed(addr)) => assert_eq!(addr, direct),
+        other => panic!("{other:?}"),
+    }
+    assert!(gated.poll(&mut cx).is_pending());
 }

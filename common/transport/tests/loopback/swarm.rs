@@ -1,6 +1,7 @@
 //! libp2p on the shared socket: QUIC beside tunnel datagrams, TCP, filters, restarts.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +13,7 @@ use crate::util::{DEADLINE, Node, eventually, listen, loopback, node, rtt, run, 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use kanpachi_transport::{AddressFilter, SharedSocket, quic::QuicTransport, swarm::shutdown};
 use libp2p::{
-    StreamProtocol,
+    Multiaddr, StreamProtocol,
     core::{
         Endpoint, Transport,
         transport::{DialOpts, PortUse, TransportEvent},
@@ -20,6 +21,7 @@ use libp2p::{
     multiaddr::Protocol,
     swarm::SwarmEvent,
 };
+use tokio::{net::UdpSocket, sync::Notify};
 
 const ECHO: StreamProtocol = StreamProtocol::new("/echo/1");
 
@@ -33,20 +35,16 @@ async fn connected(addr: &str) -> (Node, Node) {
 
 /// Sends `len` bytes over a stream to an echo and compares what comes back.
 async fn echo(a: &mut Node, b: &mut Node, len: usize) {
-    let mut incoming = a
-        .swarm
-        .behaviour()
-        .stream
-        .new_control()
-        .accept(ECHO)
-        .unwrap();
-    tokio::spawn(async move {
-        while let Some((_, stream)) = incoming.next().await {
-            let (reader, mut writer) = stream.split();
-            futures::io::copy(reader, &mut writer).await.unwrap();
-            writer.close().await.unwrap();
-        }
-    });
+    // From the second call on somebody serves already.
+    if let Ok(mut incoming) = a.swarm.behaviour().stream.new_control().accept(ECHO) {
+        tokio::spawn(async move {
+            while let Some((_, stream)) = incoming.next().await {
+                let (reader, mut writer) = stream.split();
+                futures::io::copy(reader, &mut writer).await.unwrap();
+                writer.close().await.unwrap();
+            }
+        });
+    }
     let mut control = b.swarm.behaviour().stream.new_control();
     let peer = a.peer;
     let exchange = async move {
@@ -120,6 +118,55 @@ async fn quic_and_tunnel_datagrams_share_a_port() {
     assert!(rtt < Duration::from_millis(200), "ping took {rtt:?}");
 }
 
+/// A NAT in front of a client. It takes another port outside when told.
+async fn rebinding_nat(server: SocketAddr) -> (SocketAddr, Arc<Notify>) {
+    let bind = || UdpSocket::bind("127.0.0.1:0");
+    let (inside, mut outside) = (bind().await.unwrap(), bind().await.unwrap());
+    let at = inside.local_addr().unwrap();
+    let told = Arc::new(Notify::new());
+    let moves = Arc::clone(&told);
+    tokio::spawn(async move {
+        let (mut out, mut back) = ([0; 2048], [0; 2048]);
+        let mut client = None;
+        loop {
+            tokio::select! {
+                Ok((len, from)) = inside.recv_from(&mut out) => {
+                    client = Some(from);
+                    let _ = outside.send_to(&out[..len], server).await;
+                }
+                Ok((len, _)) = outside.recv_from(&mut back) => {
+                    if let Some(client) = client {
+                        let _ = inside.send_to(&back[..len], client).await;
+                    }
+                }
+                () = moves.notified() => outside = bind().await.unwrap(),
+            }
+        }
+    });
+    (at, told)
+}
+
+#[tokio::test]
+async fn a_client_that_gets_another_address_keeps_its_connection() {
+    let mut a = node(1, AddressFilter::allow_all());
+    let mut b = node(2, AddressFilter::allow_all());
+    listen(&mut a.swarm, "/ip4/127.0.0.1/udp/0/quic-v1").await;
+    let (nat, moves) = rebinding_nat(loopback(&a.socket)).await;
+    let address = Multiaddr::from(nat.ip())
+        .with(Protocol::Udp(nat.port()))
+        .with(Protocol::QuicV1);
+    b.swarm.dial(address.with(Protocol::P2p(a.peer))).unwrap();
+    both_connected(&mut a, &mut b).await;
+    echo(&mut a, &mut b, 10_000).await;
+    for _ in 0..3 {
+        moves.notify_one();
+        let start = Instant::now();
+        echo(&mut a, &mut b, 10_000).await;
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    }
+}
+
 #[tokio::test]
 async fn ipv6_works_on_the_same_socket() {
     let socket = SharedSocket::bind_port(0).unwrap();
@@ -137,6 +184,57 @@ async fn tcp_works_beside_quic() {
     both_connected(&mut a, &mut b).await;
     echo(&mut a, &mut b, 1 << 20).await;
     assert_eq!(a.socket.counters().received.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_tcp_port_takes_websockets_beside_plain_tcp() {
+    let mut a = node(1, AddressFilter::allow_all());
+    let address = listen(&mut a.swarm, "/ip4/127.0.0.1/tcp/0").await;
+    let web = address.clone().with(Protocol::Ws("/".into()));
+    for (seed, address) in [(2, web), (3, address)] {
+        let mut b = node(seed, AddressFilter::allow_all());
+        b.swarm.dial(address.with(Protocol::P2p(a.peer))).unwrap();
+        both_connected(&mut a, &mut b).await;
+        echo(&mut a, &mut b, 1 << 20).await;
+        assert_eq!(b.socket.counters().received.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_the_rules_of_websockets_is_hung_up_on() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut a = node(1, AddressFilter::allow_all());
+    let address = listen(&mut a.swarm, "/ip4/127.0.0.1/tcp/0").await;
+    let port = address.iter().find_map(|p| match p {
+        Protocol::Tcp(port) => Some(port),
+        _ => None,
+    });
+    run(a.swarm);
+    let upgrade = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    // Another request; a frame of 2^62 bytes; one without a mask; text.
+    let frames: [&[u8]; 4] = [
+        b"",
+        &[0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4],
+        &[0x82, 1, 7],
+        &[0x81, 0x81, 0, 0, 0, 0, b'x'],
+    ];
+    for frame in frames {
+        let to = ("127.0.0.1", port.unwrap());
+        let mut client = tokio::net::TcpStream::connect(to).await.unwrap();
+        let said: &[u8] = if frame.is_empty() {
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+        } else {
+            upgrade.as_bytes()
+        };
+        client.write_all(said).await.unwrap();
+        client.write_all(frame).await.unwrap();
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(DEADLINE, client.read_to_end(&mut rest)).await;
+        // Closed or reset, and nobody was told more than what HTTP has to say.
+        assert!(ended.is_ok(), "still open after {frame:?}");
+        assert!(rest.len() < 1024, "{} bytes came back", rest.len());
+    }
 }
 
 #[tokio::test]
@@ -193,11 +291,9 @@ async fn a_wildcard_listener_announces_what_the_filter_allows() {
         .swarm
         .listen_on("/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap());
     assert!(refused.is_err());
-    let dial = a.swarm.dial(
-        "/ip4/127.0.0.1/udp/9/quic-v1"
-            .parse::<libp2p::Multiaddr>()
-            .unwrap(),
-    );
+    let dial = a
+        .swarm
+        .dial("/ip4/127.0.0.1/udp/9/quic-v1".parse::<Multiaddr>().unwrap());
     assert!(dial.is_ok(), "the refusal comes as an event");
     let error = until(&mut a.swarm, |event| match event {
         SwarmEvent::OutgoingConnectionError { error, .. } => Some(error.to_string()),

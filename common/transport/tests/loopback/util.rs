@@ -78,6 +78,7 @@ pub(crate) fn node(seed: u8, filter: AddressFilter) -> Node {
         filter,
         relay: None,
         tcp: true,
+        proxy: None,
     };
     Node {
         peer: keypair.public().to_peer_id(),

@@ -1,4 +1,10 @@
 //! What a node tells the DHT: where it is, for members only.
+//!
+//! [`seal`] makes the value that is published, [`open`] reads it again, [`shelf`] decides for those who store it and
+//! cannot read it.
+
+mod seal;
+pub mod shelf;
 
 use serde::{Deserialize, Serialize};
 
@@ -6,14 +12,17 @@ use crate::{
     candidate::{Candidate, MAX_CANDIDATES},
     cbor::{DecodeError, check_len},
     id::{Hash, NetworkId, NodeId, PublicKey},
+    nat::NatBehaviour,
     roster::Position,
     signed::SignedObject,
 };
 
 /// Longest life of a record in seconds, counted from its receipt.
 pub const MAX_TTL: u32 = 2 * 3600;
-/// Longest outer value in bytes.
+/// Longest value in the DHT in bytes: an outer record with its key and signature.
 pub const MAX_OUTER: usize = 4096;
+
+pub use seal::{OpenError, Opened, Sealing, enclose, open, seal};
 
 /// Where a node is. Signed by its identity key, encrypted under the network secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +41,9 @@ pub struct PeerRecord {
     pub epochs: Vec<(NetworkId, Position)>,
     /// Life in seconds from receipt.
     pub ttl: u32,
+    /// What its NAT does; `None` while it has not measured that, and from one that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<NatBehaviour>,
 }
 
 impl SignedObject for PeerRecord {
@@ -66,7 +78,8 @@ pub struct OuterRecord {
 
 impl SignedObject for OuterRecord {
     const DOMAIN: &'static str = "kanpachi/outer-record/v1";
-    const MAX_LEN: usize = MAX_OUTER;
+    /// Key and signature stand beside it in the value.
+    const MAX_LEN: usize = MAX_OUTER - 256;
 
     fn check(&self) -> Result<(), DecodeError> {
         if self.ttl > MAX_TTL {
