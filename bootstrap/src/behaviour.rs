@@ -1,9 +1,12 @@
 //! The libp2p protocols of a bootstrap and their limits.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use kanpachi_common::OrgId;
-use kanpachi_transport::node_id;
+use kanpachi_common::{
+    OrgId,
+    record::{MAX_OUTER, shelf},
+};
+use kanpachi_transport::{Selective, node_id, remotes};
 use libp2p::{
     Multiaddr, PeerId, connection_limits,
     connection_limits::ConnectionLimits,
@@ -17,20 +20,25 @@ use libp2p::{
     swarm::NetworkBehaviour,
 };
 
-use crate::{config::kad_protocol, mirror::Mirror, policy::MAX_VALUE};
+use crate::{config::kad_protocol, mirror::Mirror};
 
-/// DHT records kept at the most; with the longest values 36 MB. Two a day for each of 4,096 members.
-pub(crate) const MAX_RECORDS: usize = 8192;
+/// DHT records kept at the most: two a day for each of 4,096 members. One source may fill far more than its own of
+/// some days, and makes room for others when there is none.
+pub(crate) const RECORDS: shelf::Limits = shelf::Limits {
+    records: 8192,
+    per_source: 512,
+    bytes: 16 << 20,
+};
 /// Connections at once at the most.
 const MAX_CONNECTIONS: u32 = 8192;
 /// Of one peer: QUIC, TCP, and the second QUIC connection that a punched hole leaves behind.
 const MAX_CONNECTIONS_PER_PEER: u32 = 4;
 /// Inbound handshakes at once.
 const MAX_PENDING: u32 = 256;
-/// Time between two exchanges of addresses with a peer.
-const IDENTIFY_INTERVAL: Duration = Duration::from_secs(60);
+/// Time between two exchanges of addresses with a peer that nothing new is heard of; news is told at once.
+const IDENTIFY_INTERVAL: Duration = Duration::from_secs(15 * 60);
 /// Peers without traffic are asked whether they are there; NATs forget a TCP connection after some minutes.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
+const PING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Members with a reservation at once.
 const MAX_RESERVATIONS: usize = 4096;
@@ -53,8 +61,10 @@ const BURST_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Behaviour {
     // First, so that it refuses before the others count a connection.
     limits: connection_limits::Behaviour,
+    pub(crate) remotes: remotes::Behaviour,
     pub(crate) identify: identify::Behaviour,
-    pub(crate) kad: kad::Behaviour<MemoryStore>,
+    // For members: a stranger could ask it where everybody is.
+    pub(crate) kad: Selective<kad::Behaviour<MemoryStore>>,
     pub(crate) relay: relay::Behaviour,
     ping: ping::Behaviour,
     pub(crate) streams: libp2p_stream::Behaviour,
@@ -73,6 +83,7 @@ impl Behaviour {
                     .with_max_established(Some(MAX_CONNECTIONS))
                     .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER)),
             ),
+            remotes: remotes::Behaviour::new(),
             identify: identify::Behaviour::new(
                 identify::Config::new("/kanpachi/1".to_owned(), keypair.public())
                     .with_agent_version(
@@ -81,7 +92,7 @@ impl Behaviour {
                     .with_interval(IDENTIFY_INTERVAL)
                     .with_push_listen_addr_updates(true),
             ),
-            kad: kad(peer, org),
+            kad: Selective::new(kad(peer, org), members_only(mirror)),
             relay,
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
             streams: libp2p_stream::Behaviour::new(),
@@ -93,9 +104,9 @@ fn kad(peer: PeerId, org: &OrgId) -> kad::Behaviour<MemoryStore> {
     let store = MemoryStore::with_config(
         peer,
         MemoryStoreConfig {
-            max_records: MAX_RECORDS,
+            max_records: RECORDS.records,
             // The store wants values to be shorter than its limit.
-            max_value_bytes: MAX_VALUE + 1,
+            max_value_bytes: MAX_OUTER + 1,
             max_providers_per_key: 0,
             max_provided_keys: 0,
         },
@@ -144,6 +155,11 @@ fn relay(mirror: &Mirror) -> relay::Config {
         .reservation_rate_per_ip(burst(IP_BURST), BURST_INTERVAL)
         .circuit_src_per_peer(burst(PEER_BURST), BURST_INTERVAL)
         .circuit_src_per_ip(burst(IP_BURST), BURST_INTERVAL)
+}
+
+fn members_only(mirror: &Mirror) -> kanpachi_transport::selective::Admits {
+    let mirror = mirror.clone();
+    Arc::new(move |peer| admits(&mirror, peer))
 }
 
 /// Is this peer one of the organisation's, as far as the mirror knows?

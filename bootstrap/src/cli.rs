@@ -20,7 +20,9 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::{Bootstrap, Config, DEFAULT_PORT, Handle, StartError, state_dir::StateDir};
+use crate::{
+    Bootstrap, Config, DEFAULT_PORT, Handle, StartError, relay::Limits, state_dir::StateDir,
+};
 
 /// DHT bootstrap, address reflector, relay and mirror of a Kanpachi organisation.
 #[derive(Debug, Parser)]
@@ -73,6 +75,17 @@ struct Serve {
     /// Take the organisation from an invite, - for standard input
     #[arg(long, value_name = "LINK")]
     invite: Option<String>,
+    /// Relay no data: members that no direct path joins need another relay
+    #[arg(long)]
+    no_relay: bool,
+    /// What each member may send through the relay, in Mbit/s; 0 for no limit
+    #[arg(
+        long,
+        value_name = "MBIT",
+        default_value_t = 500,
+        conflicts_with = "no_relay"
+    )]
+    relay_rate: u32,
 }
 
 /// An address that the operator vouches for.
@@ -179,11 +192,16 @@ async fn serve(args: Serve, json: bool) -> anyhow::Result<()> {
         args.listen_tcp
     };
     let advertise = addresses(&args.advertise, args.listen, &listen_tcp);
+    let relay = (!args.no_relay).then(|| Limits {
+        rate: u64::from(args.relay_rate) * 125_000,
+        ..Limits::BOOTSTRAP
+    });
     let handle = Bootstrap::start(Config {
         state_dir: Some(state.path().to_owned()),
         listen: args.listen,
         listen_tcp,
         advertise: advertise.clone(),
+        relay,
         ..Config::new(keypair, org)
     })
     .await?;
@@ -225,7 +243,7 @@ fn addresses(advertise: &[Advertise], udp: u16, tcp: &[u16]) -> Vec<Address> {
         // A port of its own is one that a router translates: both transports then, as far as is known here.
         let has_tcp = !tcp.is_empty() && (a.port.is_some() || tcp.contains(&port));
         Address {
-            transports: transports::QUIC | if has_tcp { transports::TCP } else { 0 },
+            transports: transports::QUIC | if has_tcp { transports::of_tcp(port) } else { 0 },
             ..Address::new(a.host.clone(), port)
         }
     };
@@ -299,6 +317,8 @@ mod tests {
         assert_eq!(one("h", 12975, &[12975]), (12975, both));
         assert_eq!(one("h", 12975, &[443]), (12975, transports::QUIC));
         assert_eq!(one("h:7", 12975, &[443]), (7, both));
+        let web = both | transports::WEBSOCKET;
+        assert_eq!(one("h:443", 12975, &[443]), (443, web));
     }
 
     #[test]

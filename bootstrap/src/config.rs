@@ -1,12 +1,12 @@
 //! What a bootstrap is told when it starts.
 
-use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{fmt, net::IpAddr, path::PathBuf};
 
 use kanpachi_common::{OrgId, org::Address};
 use kanpachi_transport::AddressFilter;
 use libp2p::{StreamProtocol, identity::Keypair};
 
-use crate::policy::{RecordPolicy, SignedRecords};
+use crate::relay::Limits;
 
 /// UDP and TCP port unless told otherwise, shared with coordinator and relay.
 pub const DEFAULT_PORT: u16 = 12_975;
@@ -28,14 +28,14 @@ pub struct Config {
     pub listen_tcp: Vec<u16>,
     /// Where the world reaches it. Without any, the addresses of this machine are told.
     pub advertise: Vec<Address>,
-    /// Which DHT records are kept.
-    pub record_policy: Arc<dyn RecordPolicy>,
+    /// What it relays for members at the most; `None` for no data.
+    pub relay: Option<Limits>,
     /// Addresses that are never used, besides the overlay's own.
     pub filter: AddressFilter,
 }
 
 impl Config {
-    /// The usual settings: port 12975 on UDP and TCP, all addresses, signed records only.
+    /// The usual settings: port 12975 on UDP and TCP, all addresses.
     #[must_use]
     pub fn new(keypair: Keypair, org: OrgId) -> Self {
         Self {
@@ -46,7 +46,7 @@ impl Config {
             listen: DEFAULT_PORT,
             listen_tcp: vec![DEFAULT_PORT],
             advertise: Vec::new(),
-            record_policy: Arc::new(SignedRecords),
+            relay: Some(Limits::BOOTSTRAP),
             filter: AddressFilter::allow_all(),
         }
     }
@@ -61,6 +61,7 @@ impl fmt::Debug for Config {
             .field("listen", &self.listen)
             .field("listen_tcp", &self.listen_tcp)
             .field("advertise", &self.advertise)
+            .field("relay", &self.relay)
             .finish_non_exhaustive()
     }
 }

@@ -1,7 +1,6 @@
 //! Starting a bootstrap, and what its owner can do with it while it runs.
 
 use std::{
-    collections::HashMap,
     io,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -9,10 +8,13 @@ use std::{
 
 use kanpachi_common::org::Address;
 use kanpachi_transport::{
-    AddressFilter, SharedSocket, resolve,
+    AddressFilter, Reader, SharedSocket,
+    quic::address::from_multiaddr,
+    remotes::Remotes,
+    resolve,
     swarm::{self, Options, listen, listen_addresses},
 };
-use libp2p::{Multiaddr, PeerId, Swarm, multiaddr::Protocol, swarm::ConnectionId};
+use libp2p::{Multiaddr, PeerId, Swarm, multiaddr::Protocol};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -21,7 +23,9 @@ use tokio::{
 use crate::{
     Config, Mirror, StartError,
     behaviour::Behaviour,
-    reflector::Reflector,
+    datagrams::Datagrams,
+    reflector::{Beside, Reflector},
+    relay::Relay,
     server::{Command, Parts, Server},
 };
 
@@ -37,23 +41,6 @@ const COMMANDS: usize = 64;
 pub(crate) struct Shared {
     pub(crate) listen: RwLock<Vec<Multiaddr>>,
     pub(crate) external: RwLock<Vec<Multiaddr>>,
-    /// For each peer its connections in the order in which they came, with the address seen.
-    pub(crate) peers: RwLock<HashMap<PeerId, Vec<(ConnectionId, Multiaddr)>>>,
-}
-
-impl Shared {
-    fn remote_address(&self, peer: &PeerId) -> Option<Multiaddr> {
-        let peers = self.peers.read();
-        let peers = peers.unwrap_or_else(PoisonError::into_inner);
-        let connections = peers.get(peer)?;
-        let direct = |addr: &&Multiaddr| !addr.iter().any(|p| p == Protocol::P2pCircuit);
-        connections
-            .iter()
-            .map(|(_, addr)| addr)
-            .rev()
-            .find(direct)
-            .cloned()
-    }
 }
 
 /// Says under which address a connected peer is seen.
@@ -69,11 +56,15 @@ pub struct Handle {
     peer: PeerId,
     socket: SharedSocket,
     mirror: Mirror,
+    relay: Option<Relay>,
     control: StreamControl,
     shared: Arc<Shared>,
+    remotes: Remotes,
     commands: mpsc::Sender<Command>,
     ended: watch::Receiver<Option<Option<String>>>,
     server: Option<JoinHandle<()>>,
+    /// Reads the second socket of the reflector.
+    _second: Option<Reader>,
 }
 
 /// `libp2p_stream::Control` has no `Debug`.
@@ -96,7 +87,12 @@ impl Bootstrap {
         let mirror = Mirror::open(config.org, file)?;
         let external = advertised(&config.advertise).await?;
         let socket = bind(&config)?;
-        let reader = socket.spawn_reader(Reflector::new(socket.clone()))?;
+        let relay = relay(&config, &socket, &mirror)?;
+        let packets = relay.as_ref().map(Relay::packet_part);
+        let beside = Arc::new(Beside::open(&socket));
+        let reflector = Reflector::new(socket.clone(), Arc::clone(&beside));
+        let reader = socket.spawn_reader(Datagrams::new(reflector, packets))?;
+        let second = beside.spawn_reader()?;
         let filter = filter(&config, &mirror);
         let options = Options {
             keypair: config.keypair.clone(),
@@ -104,10 +100,12 @@ impl Bootstrap {
             filter: filter.clone(),
             relay: None,
             tcp: true,
+            proxy: None,
         };
         let behaviour = Behaviour::new(&config.keypair, &config.org, &mirror);
         let mut swarm = swarm::swarm(options, behaviour)?;
         let control = swarm.behaviour().streams.new_control();
+        let remotes = swarm.behaviour().remotes.remotes();
         listen_all(&mut swarm, &config, &socket)?;
 
         let shared = Arc::new(Shared::default());
@@ -117,7 +115,6 @@ impl Bootstrap {
             swarm,
             reader,
             mirror: mirror.clone(),
-            policy: Arc::clone(&config.record_policy),
             filter,
             shared: Arc::clone(&shared),
             commands: receiver,
@@ -126,7 +123,9 @@ impl Bootstrap {
         });
         server.add_external(external);
         server.wait_for_addresses(ADDRESSES_TIMEOUT).await;
-        let streams = crate::mirror::service::serve(mirror.clone(), control.clone());
+        let own = read(&shared.listen);
+        beside.set_addresses(own.iter().filter_map(from_multiaddr).map(|a| a.ip()));
+        let streams = streams(&mirror, relay.clone(), &control);
         let server = tokio::spawn(async move {
             let streams = async {
                 streams.await;
@@ -143,11 +142,14 @@ impl Bootstrap {
             peer: config.keypair.public().to_peer_id(),
             socket,
             mirror,
+            relay,
             control: StreamControl(control),
             shared,
+            remotes,
             commands,
             ended,
             server: Some(server),
+            _second: second,
         })
     }
 }
@@ -160,6 +162,37 @@ fn bind(config: &Config) -> Result<SharedSocket, StartError> {
         None => SharedSocket::bind_port(port),
     }
     .map_err(|e| StartError::listen("UDP", port, e))
+}
+
+/// The relay, unless it is switched off.
+fn relay(
+    config: &Config,
+    socket: &SharedSocket,
+    mirror: &Mirror,
+) -> Result<Option<Relay>, StartError> {
+    let Some(limits) = config.relay else {
+        return Ok(None);
+    };
+    let relay = Relay::new(socket.clone(), Arc::new(mirror.clone()), limits);
+    relay.map(Some).map_err(|e| StartError::System(e.into()))
+}
+
+/// Serves mirror and relay.
+fn streams(
+    mirror: &Mirror,
+    relay: Option<Relay>,
+    control: &libp2p_stream::Control,
+) -> impl Future<Output = ()> + use<> {
+    let serving = crate::mirror::service::serve(mirror.clone(), control.clone());
+    let relaying = relay.map(|relay| relay.serve(control.clone(), mirror.watch()));
+    async move {
+        match relaying {
+            Some(relaying) => {
+                tokio::join!(serving, relaying);
+            }
+            None => serving.await,
+        }
+    }
 }
 
 /// What the swarm may use: nothing of the overlay, and nothing the owner forbids.
@@ -260,30 +293,31 @@ impl Handle {
         &self.mirror
     }
 
+    /// The relay of data, unless it is switched off.
+    #[must_use]
+    pub fn relay(&self) -> Option<&Relay> {
+        self.relay.as_ref()
+    }
+
     /// The address under which a connected peer is seen, of its newest direct connection.
     #[must_use]
     pub fn remote_address(&self, peer: &PeerId) -> Option<Multiaddr> {
-        self.shared.remote_address(peer)
+        self.remotes.address(peer)
     }
 
     /// [`Handle::remote_address`] for somebody who outlives the borrow: the coordinator in the same process.
     #[must_use]
     pub fn remote_lookup(&self) -> RemoteLookup {
-        let shared = Arc::clone(&self.shared);
-        Arc::new(move |peer| shared.remote_address(peer))
+        let remotes = self.remotes.clone();
+        Arc::new(move |peer| remotes.address(peer))
     }
 
     /// All connected peers and the addresses of their connections.
     #[must_use]
     pub fn peers(&self) -> Vec<(PeerId, Vec<Multiaddr>)> {
-        let peers = self.shared.peers.read();
-        let peers = peers.unwrap_or_else(PoisonError::into_inner);
-        let addresses = |list: &[(ConnectionId, Multiaddr)]| {
-            list.iter().map(|(_, addr)| addr.clone()).collect()
-        };
+        let peers = self.remotes.peers().into_iter();
         peers
-            .iter()
-            .map(|(peer, list)| (*peer, addresses(list)))
+            .map(|peer| (peer, self.remotes.addresses(&peer)))
             .collect()
     }
 

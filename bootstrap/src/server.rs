@@ -1,19 +1,25 @@
 //! The event loop: the only code that sees the swarm, the mirror and the DHT's records together.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeSet,
     net::IpAddr,
     sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
 use futures::StreamExt as _;
-use kanpachi_transport::{AddressFilter, Reader, node_id, peer_id, resolve, swarm::shutdown};
+use kanpachi_common::record::shelf::{Offer, Shelf};
+use kanpachi_transport::{
+    AddressFilter, Reader, node_id, peer_id, resolve, routing, swarm::shutdown,
+};
 use libp2p::{
     Multiaddr, PeerId, Swarm, identify,
-    kad::{self, InboundRequest, Record, RecordKey, store::RecordStore as _},
+    kad::{
+        self, InboundRequest, Record, RecordKey,
+        store::{MemoryStore, RecordStore as _},
+    },
     multiaddr::Protocol,
-    swarm::{ConnectionId, SwarmEvent, dial_opts::DialOpts},
+    swarm::{SwarmEvent, dial_opts::DialOpts},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -21,20 +27,15 @@ use tokio::{
 };
 
 use crate::{
-    behaviour::{Behaviour, BehaviourEvent, admits},
+    behaviour::{Behaviour, BehaviourEvent, RECORDS, admits},
     handle::Shared,
     mirror::Mirror,
-    policy::{Offer, RecordPolicy},
 };
 
-/// Records of one source at the most: what it may fill of everybody's room. Far more than its own of some days.
-const MAX_RECORDS_PER_SOURCE: usize = 512;
 /// How often the routing table is refreshed.
 const REFRESH: Duration = Duration::from_secs(300);
 /// How often expired records are dropped and missing bootstraps are dialled.
 const TICK: Duration = Duration::from_secs(30);
-/// Addresses of one peer that are passed on at the most.
-const MAX_PEER_ADDRESSES: usize = 16;
 /// Goodbyes take at most this long.
 const GOODBYE: Duration = Duration::from_millis(700);
 
@@ -52,7 +53,6 @@ pub(crate) struct Parts {
     pub(crate) swarm: Swarm<Behaviour>,
     pub(crate) reader: Reader,
     pub(crate) mirror: Mirror,
-    pub(crate) policy: Arc<dyn RecordPolicy>,
     pub(crate) filter: AddressFilter,
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -65,8 +65,10 @@ pub(crate) struct Parts {
 /// The running bootstrap.
 pub(crate) struct Server {
     parts: Parts,
-    /// Who brought which record, for the quota.
-    sources: HashMap<RecordKey, PeerId>,
+    /// Which records are kept, and who brought them.
+    shelf: Shelf,
+    /// Peers with connections that were members when they were last looked at.
+    members: BTreeSet<PeerId>,
     directory_changes: watch::Receiver<u64>,
     dials: mpsc::Receiver<DialOpts>,
     dial: mpsc::Sender<DialOpts>,
@@ -84,7 +86,8 @@ impl Server {
         Self {
             directory_changes: parts.mirror.watch(),
             parts,
-            sources: HashMap::new(),
+            shelf: Shelf::new(RECORDS),
+            members: BTreeSet::new(),
             dials,
             dial,
             tick,
@@ -140,10 +143,13 @@ impl Server {
                     break Some("the UDP socket of the bootstrap failed; see the log".to_owned());
                 }
                 Some(opts) = self.dials.recv() => self.on_dial(opts),
-                Ok(()) = self.directory_changes.changed() => self.dial_bootstraps(),
+                Ok(()) = self.directory_changes.changed() => {
+                    self.check_members();
+                    self.dial_bootstraps();
+                }
                 _ = self.refresh.tick() => {
                     // The error says that nobody is known yet.
-                    let _ = self.parts.swarm.behaviour_mut().kad.bootstrap();
+                    let _ = self.kad().bootstrap();
                 }
                 _ = self.tick.tick() => {
                     self.drop_expired();
@@ -195,37 +201,14 @@ impl Server {
                     .iter()
                     .for_each(|addr| self.on_not_listening(addr));
             }
-            SwarmEvent::ConnectionEstablished {
-                peer_id,
-                connection_id,
-                endpoint,
-                ..
-            } => {
-                let remote = endpoint.get_remote_address().clone();
-                let mut peers = write(&self.parts.shared.peers);
-                peers
-                    .entry(peer_id)
-                    .or_default()
-                    .push((connection_id, remote));
-            }
             SwarmEvent::ConnectionClosed {
                 peer_id,
-                connection_id,
+                num_established: 0,
                 ..
-            } => self.on_closed(&peer_id, connection_id),
+            } => drop(self.members.remove(&peer_id)),
             // Everything else is the protocols' own business: provider records are dropped by not being stored,
             // queries are kad's refreshing of its buckets.
             _ => {}
-        }
-    }
-
-    fn on_closed(&mut self, peer: &PeerId, connection: ConnectionId) {
-        let mut peers = write(&self.parts.shared.peers);
-        if let Some(connections) = peers.get_mut(peer) {
-            connections.retain(|(id, _)| *id != connection);
-            if connections.is_empty() {
-                peers.remove(peer);
-            }
         }
     }
 
@@ -249,7 +232,7 @@ impl Server {
 
     /// Puts a member into the routing table, with what it says and what is seen of its addresses.
     fn on_identify(&mut self, peer: PeerId, info: &identify::Info) {
-        let kad = &self.parts.swarm.behaviour().kad;
+        let kad = self.parts.swarm.behaviour().kad.inner();
         let speaks = kad
             .protocol_names()
             .iter()
@@ -269,80 +252,84 @@ impl Server {
                 || addr.iter().any(|p| p == Protocol::P2pCircuit);
             ip_fits && names_it
         };
-        let addresses: Vec<Multiaddr> = info
-            .listen_addrs
-            .iter()
-            .filter(usable)
-            .take(MAX_PEER_ADDRESSES)
-            .cloned()
-            .collect();
-        let kad = &mut self.parts.swarm.behaviour_mut().kad;
-        for addr in addresses {
-            kad.add_address(&peer, addr);
-        }
+        let addresses: Vec<Multiaddr> = info.listen_addrs.iter().filter(usable).cloned().collect();
+        self.members.insert(peer);
+        routing::add(self.kad(), &peer, addresses);
     }
 
     /// Does this peer run on this machine? Then its loopback addresses are worth something.
     fn remote_is_loopback(&self, peer: &PeerId) -> bool {
-        let peers = self.parts.shared.peers.read();
-        let peers = peers.unwrap_or_else(PoisonError::into_inner);
-        let mut addresses = peers.get(peer).into_iter().flatten();
-        addresses.any(|(_, addr)| ip_of(addr).is_some_and(|ip| ip.is_loopback()))
+        let remotes = &self.parts.swarm.behaviour().remotes;
+        let addresses = remotes.remotes().addresses(peer);
+        let mut ips = addresses.iter().filter_map(ip_of);
+        ips.any(|ip| ip.is_loopback())
     }
 
-    /// Keeps a record if the policy says so.
+    /// Keeps a record of a member if it is properly signed and there is room.
     fn on_record(&mut self, source: PeerId, record: Record) {
-        let held_by_source = self
-            .sources
-            .values()
-            .filter(|peer| **peer == source)
-            .count();
-        let known = self.sources.contains_key(&record.key);
-        if !known && held_by_source >= MAX_RECORDS_PER_SOURCE {
-            tracing::debug!(%source, "a peer stores too many records");
+        let Some(bearer) = node_id(&source).filter(|node| self.parts.mirror.admits(node)) else {
+            tracing::debug!(%source, "a record of a stranger is not kept");
             return;
-        }
-        let store = self.parts.swarm.behaviour_mut().kad.store_mut();
+        };
         let now = Instant::now();
-        let held = store
-            .get(&record.key)
-            .filter(|held| !held.is_expired(now))
-            .map(|held| held.value.clone());
-        let verdict = self.parts.policy.judge(&Offer {
-            source,
-            key: record.key.as_ref(),
-            value: &record.value,
-            held: held.as_deref(),
-        });
-        let life = match verdict {
-            Ok(life) => life,
+        let taken = self.shelf.offer(
+            &Offer {
+                source: bearer,
+                key: record.key.as_ref(),
+                value: &record.value,
+            },
+            now,
+        );
+        let taken = match taken {
+            Ok(taken) => taken,
             Err(why) => {
                 tracing::debug!(%source, %why, "a record is not kept");
                 return;
             }
         };
-        let key = record.key.clone();
+        let store = self.kad().store_mut();
+        for key in taken.dropped {
+            store.remove(&RecordKey::new(&key.0));
+        }
         let kept = store.put(Record {
             key: record.key,
             value: record.value,
             // Whose it is, is nobody's business.
             publisher: None,
-            expires: Some(now + life),
+            expires: Some(now + taken.life),
         });
-        match kept {
-            Ok(()) => {
-                self.sources.insert(key, source);
-            }
-            Err(e) => tracing::warn!(error = ?e, "there is no room for another record"),
+        if let Err(e) = kept {
+            tracing::warn!(error = ?e, "there is no room for another record");
         }
     }
 
     fn drop_expired(&mut self) {
-        let now = Instant::now();
-        let store = self.parts.swarm.behaviour_mut().kad.store_mut();
-        store.retain(|_, record| !record.is_expired(now));
-        let sources = &mut self.sources;
-        sources.retain(|key, _| store.get(key).is_some());
+        let expired = self.shelf.expire(Instant::now());
+        let store = self.kad().store_mut();
+        for key in expired {
+            store.remove(&RecordKey::new(&key.0));
+        }
+    }
+
+    fn kad(&mut self) -> &mut kad::Behaviour<MemoryStore> {
+        self.parts.swarm.behaviour_mut().kad.inner_mut()
+    }
+
+    /// Whoever is no member any more leaves the DHT at once, with the streams that it has open.
+    fn check_members(&mut self) {
+        let mirror = self.parts.mirror.clone();
+        let gone: Vec<PeerId> = self
+            .members
+            .iter()
+            .filter(|peer| !admits(&mirror, peer))
+            .copied()
+            .collect();
+        for peer in gone {
+            self.members.remove(&peer);
+            self.kad().remove_peer(&peer);
+            // The error says that it is gone already.
+            let _ = self.parts.swarm.disconnect_peer_id(peer);
+        }
     }
 
     /// Looks up the other bootstraps of the organisation, so that they are one DHT.

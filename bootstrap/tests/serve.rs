@@ -95,6 +95,7 @@ fn node(seed: u8) -> Node {
         filter: AddressFilter::allow_all(),
         relay: Some(transport),
         tcp: true,
+        proxy: None,
     };
     let mut swarm = swarm(options, behaviour).unwrap();
     swarm
@@ -232,9 +233,42 @@ async fn the_reflector_answers_requests_and_nothing_else() {
     let (n, from) = socket.recv_from(&mut buf).unwrap();
     assert_eq!(from, to);
     assert_eq!(
-        reflect::decode_response(&buf[..n]),
+        reflect::Response::decode(&buf[..n]).map(|r| (r.id, r.observed)),
         Some((*b"87654321", own))
     );
+    handle.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_reflector_answers_from_its_other_port_and_to_it() {
+    let handle = bootstrap(1, false).await;
+    let to: SocketAddr = (Ipv4Addr::LOCALHOST, handle.socket().port()).into();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let ask = |to: SocketAddr, via| {
+        let id = *b"12345678";
+        let request = reflect::Request { id, via }.encode();
+        socket.send_to(&request, to).unwrap();
+        let mut buf = [0; 100];
+        let (n, from) = socket.recv_from(&mut buf).unwrap();
+        assert_eq!(n, request.len(), "not a byte more than was asked with");
+        let response = reflect::Response::decode(&buf[..n]).unwrap();
+        assert_eq!(response.observed, socket.local_addr().unwrap());
+        (from, response.other)
+    };
+    let (from, other) = ask(to, reflect::Via::OtherPort);
+    let port = other.port.unwrap();
+    assert_eq!((from.ip(), from.port()), (to.ip(), port));
+    assert_ne!(port, to.port());
+    let there = SocketAddr::new(to.ip(), port);
+    assert_eq!(ask(there, reflect::Via::Same).0, there);
+    // There is no other address here, and nothing is made up: what comes next is the answer to the next question.
+    let other = reflect::Request {
+        id: *b"87654321",
+        via: reflect::Via::OtherAddress(to.ip()),
+    };
+    socket.send_to(&other.encode(), to).unwrap();
+    assert_eq!(ask(to, reflect::Via::Same).0, to);
     handle.shutdown().await;
 }
 

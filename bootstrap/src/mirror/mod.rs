@@ -8,23 +8,25 @@ mod file;
 pub(crate) mod service;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use kanpachi_common::{
-    NetworkId, NodeId, OrgId, Pool, Prefix,
+    NetworkId, NodeId, OrgId, Pool, Prefix, Verified,
     addr::ipv6_prefix,
-    org::Directory,
+    org::{Directory, Manifest},
+    roster::Head,
     wire::mirror::{MirrorReply, MirrorRequest, Mirrored},
 };
 use tokio::sync::{Mutex, watch};
 
 use self::state::State;
-use crate::StartError;
+use crate::{StartError, relay::Judge};
 
 /// The mirror of one organisation. Cloning gives another handle to the same one.
 #[derive(Clone, Debug)]
@@ -151,5 +153,23 @@ impl Mirror {
     /// Tells of changes.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.inner.changed.subscribe()
+    }
+}
+
+impl Judge for Mirror {
+    fn org(&self) -> OrgId {
+        *self.state().org()
+    }
+
+    fn manifest(&self) -> Option<Verified<Manifest>> {
+        self.state().manifest().cloned()
+    }
+
+    fn networks_of(&self, node: &NodeId) -> BTreeSet<NetworkId> {
+        self.state().networks_of(node)
+    }
+
+    fn newest(&self, network: &NetworkId) -> Option<Verified<Head>> {
+        self.state().head(network).cloned()
     }
 }

@@ -103,6 +103,24 @@ impl State {
         member() || server()
     }
 
+    pub(super) fn manifest(&self) -> Option<&Verified<Manifest>> {
+        self.keys.as_ref().map(|keys| &keys.manifest)
+    }
+
+    /// The networks whose newest roster names the node.
+    pub(super) fn networks_of(&self, node: &NodeId) -> BTreeSet<NetworkId> {
+        let naming = self
+            .networks
+            .iter()
+            .filter(|(_, n)| n.members.contains(node));
+        naming.map(|(id, _)| *id).collect()
+    }
+
+    /// The newest head of a network.
+    pub(super) fn head(&self, network: &NetworkId) -> Option<&Verified<Head>> {
+        self.networks.get(network).map(|network| &network.head)
+    }
+
     pub(super) fn directory(&self, org: &OrgId) -> MirrorReply {
         match self.mirrored(None).filter(|_| *org == self.org) {
             Some(found) => MirrorReply::Found(Box::new(found)),

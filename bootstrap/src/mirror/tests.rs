@@ -9,7 +9,7 @@ use kanpachi_common::{
     org::{Address, Directory, Manifest, Server},
     roster::{
         Caps, Entry, HARD_SECONDS, Head, NetworkType, Private, Public, PublicRoster, Roster,
-        SOFT_SECONDS, Settings,
+        SOFT_SECONDS, Settings, VerifiedRoster,
     },
     wire::mirror::{MirrorReply, Mirrored},
 };
@@ -18,25 +18,28 @@ use super::*;
 
 /// An organisation that signs.
 pub(crate) struct Org {
-    root: SecretKey,
-    signing: SecretKey,
-    generation: u64,
+    pub(crate) root: SecretKey,
+    pub(crate) signing: SecretKey,
+    pub(crate) generation: u64,
+    /// When heads stop opening sessions.
+    pub(crate) hard: Option<u64>,
 }
 
 impl Org {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             root: SecretKey::from_seed(&[1; 32]),
             signing: SecretKey::from_seed(&[2; 32]),
             generation: 1,
+            hard: Some(HARD_SECONDS),
         }
     }
 
-    fn id(&self) -> OrgId {
+    pub(crate) fn id(&self) -> OrgId {
         OrgId::of_root(&self.root.public_key())
     }
 
-    fn manifest(&self) -> Signed<Manifest> {
+    pub(crate) fn manifest(&self) -> Signed<Manifest> {
         let manifest = Manifest {
             root: self.root.public_key(),
             generation: self.generation,
@@ -65,7 +68,24 @@ impl Org {
     }
 
     /// A roster of these members at an epoch.
-    fn roster(&self, network: u8, epoch: u64, issued_at: u64, members: &[u8]) -> PublicRoster {
+    pub(crate) fn roster(
+        &self,
+        network: u8,
+        epoch: u64,
+        issued_at: u64,
+        members: &[u8],
+    ) -> PublicRoster {
+        self.verified(network, epoch, issued_at, members).public()
+    }
+
+    /// The same with its private halves.
+    pub(crate) fn verified(
+        &self,
+        network: u8,
+        epoch: u64,
+        issued_at: u64,
+        members: &[u8],
+    ) -> VerifiedRoster {
         let mut entries: Vec<Entry> = members.iter().map(|seed| self.entry(*seed)).collect();
         entries.sort_by_key(|entry| Public::decode(&entry.public).unwrap().member);
         let roster = Roster {
@@ -89,12 +109,12 @@ impl Org {
             secret_hash: Hash([0; 32]),
             issued_at: UnixTime(issued_at),
             soft_expires_at: UnixTime(issued_at + SOFT_SECONDS),
-            hard_expires_at: Some(UnixTime(issued_at + HARD_SECONDS)),
+            hard_expires_at: self.hard.map(|hard| UnixTime(issued_at + hard)),
             ext: vec![],
         };
         let manifest = Manifest::verify(&self.manifest(), &self.id()).unwrap();
         let head = Head::verify(&Signed::sign(&head, &self.signing), &manifest).unwrap();
-        roster.verify(head).unwrap().public()
+        roster.verify(head).unwrap()
     }
 
     fn entry(&self, seed: u8) -> Entry {
@@ -117,7 +137,7 @@ impl Org {
         Entry::new(&public, &private, [seed; 16])
     }
 
-    fn item(&self, seq: u64, roster: Option<PublicRoster>) -> Mirrored {
+    pub(crate) fn item(&self, seq: u64, roster: Option<PublicRoster>) -> Mirrored {
         Mirrored {
             manifest: self.manifest(),
             directory: self.directory(seq, 9),
@@ -126,7 +146,7 @@ impl Org {
     }
 }
 
-fn node(seed: u8) -> NodeId {
+pub(crate) fn node(seed: u8) -> NodeId {
     SecretKey::from_seed(&[seed; 32]).node_id()
 }
 
