@@ -92,10 +92,9 @@ fn arrange(
     tcp_ports: &[u16],
     overlay: &[Prefix],
 ) -> Vec<Address> {
-    let tcp = if tcp_ports.is_empty() {
-        0
-    } else {
-        transports::TCP
+    let tcp = |port| match tcp_ports {
+        [] => 0,
+        _ => transports::of_tcp(port),
     };
     let mut all: Vec<Address> = advertise
         .iter()
@@ -104,7 +103,7 @@ fn arrange(
             port: a.port.unwrap_or(udp_port),
             transports: match a.port {
                 // Behind a forwarded port, whatever is served here is taken to be forwarded.
-                Some(port) if port != udp_port => transports::QUIC | tcp,
+                Some(port) if port != udp_port => transports::QUIC | tcp(port),
                 _ => served(udp_port, udp_port, tcp_ports),
             },
         })
@@ -137,7 +136,7 @@ fn served(port: u16, udp_port: u16, tcp_ports: &[u16]) -> u8 {
         0
     };
     let tcp = if tcp_ports.contains(&port) {
-        transports::TCP
+        transports::of_tcp(port)
     } else {
         0
     };
@@ -229,10 +228,11 @@ mod tests {
                 "172.17.0.1:12975"
             ]
         );
-        assert!(
-            all.iter()
-                .all(|a| a.transports == transports::QUIC | transports::TCP)
-        );
+        let both = transports::QUIC | transports::TCP;
+        let web = |a: &Address| a.transports & transports::WEBSOCKET != 0;
+        assert!(all.iter().all(|a| a.transports & both == both));
+        // Where HTTP is expected.
+        assert!(all.iter().all(|a| web(a) == (a.port == 443)));
     }
 
     #[test]
@@ -241,7 +241,7 @@ mod tests {
         let all = arrange(&[], &locals, 12975, &[443], &[]);
         assert_eq!(hosts(&all), ["203.0.113.9:12975", "203.0.113.9:443"]);
         assert_eq!(all[0].transports, transports::QUIC);
-        assert_eq!(all[1].transports, transports::TCP);
+        assert_eq!(all[1].transports, transports::TCP | transports::WEBSOCKET);
         let twice = ["203.0.113.9".parse().unwrap()];
         assert_eq!(arrange(&twice, &locals, 12975, &[], &[]).len(), 1);
     }

@@ -1,7 +1,7 @@
 //! The command line of `kanpachi-coordinator`.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
     path::PathBuf,
     process::ExitCode,
     str::FromStr,
@@ -18,13 +18,18 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     addresses::Advertise,
+    clock,
     org::RecoveryPhrase,
+    recover::{self, Stopped},
     server::{self, Config, Coordinator, DEFAULT_PORT, StartError},
     service::{InviteOptions, ServiceError},
+    store::{Refusal, StoreError},
 };
 
 /// Set by systemd when standard error is the journal, which is kept on the disk.
 const JOURNAL: &str = "JOURNAL_STREAM";
+
+const STATE_DIR: &str = "/var/lib/kanpachi/coordinator";
 
 /// Login, addresses and membership of a Kanpachi organisation.
 #[derive(Debug, Parser)]
@@ -52,6 +57,27 @@ enum Command {
     Serve(Serve),
     /// Make the organisation and show its recovery phrase, without serving
     Init(State),
+    /// End a recovery: after this database was restored from an old backup and members have shown what they know. Stop
+    /// the coordinator first
+    Recover(Recover),
+}
+
+#[derive(Args, Debug)]
+struct Recover {
+    /// Directory of the database
+    #[arg(
+        long,
+        env = "KANPACHI_STATE_DIR",
+        default_value = STATE_DIR,
+        value_name = "DIR"
+    )]
+    state_dir: PathBuf,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Go on although newer rosters were seen than members have shown
+    #[arg(long)]
+    incomplete: bool,
 }
 
 #[derive(Args, Debug)]
@@ -60,7 +86,7 @@ struct State {
     #[arg(
         long,
         env = "KANPACHI_STATE_DIR",
-        default_value = "/var/lib/kanpachi/coordinator",
+        default_value = STATE_DIR,
         value_name = "DIR"
     )]
     state_dir: PathBuf,
@@ -156,14 +182,59 @@ fn classify(error: &anyhow::Error) -> (&'static str, u8) {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Init(state) => init(&state, cli.json),
-        Command::Serve(args) => {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()?;
-            runtime.block_on(serve(args, cli.json))
-        }
+        Command::Recover(args) => runtime()?.block_on(recover(&args, cli.json)),
+        Command::Serve(args) => runtime()?.block_on(serve(args, cli.json)),
     }
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+}
+
+async fn recover(args: &Recover, json: bool) -> anyhow::Result<()> {
+    let stopped = Stopped::open(&args.state_dir)?;
+    let Some(recovery) = stopped.recovery().await? else {
+        return Err(StartError::from(StoreError::from(Refusal::NoRecovery)).into());
+    };
+    let lines = recover::describe(&recovery, clock::wall());
+    if !json {
+        writeln!(io::stdout(), "{}", lines.join("\n"))?;
+    }
+    if !args.yes && !confirmed(json)? {
+        anyhow::bail!("nothing was changed");
+    }
+    let recovered = stopped.end(args.incomplete).await?;
+    if json {
+        let line = json!({
+            "recovery": lines,
+            "networks": recovered.changed.len(),
+            "evicted": recovered.evicted,
+            "moved": recovered.moved.len(),
+        });
+        writeln!(io::stdout(), "{line}")?;
+    } else {
+        writeln!(
+            io::stdout(),
+            "{}",
+            recover::summarise(&recovered).join("\n")
+        )?;
+    }
+    Ok(())
+}
+
+/// Asks whoever sits at the terminal; programs say `--yes`.
+fn confirmed(json: bool) -> anyhow::Result<bool> {
+    if json || !io::stdin().is_terminal() {
+        anyhow::bail!("nobody is there to be asked: look at what is shown, then say --yes");
+    }
+    write!(io::stderr(), "Go on above all of it? [y/N] ")?;
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().take(16).read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 fn init(state: &State, json: bool) -> anyhow::Result<()> {

@@ -5,9 +5,10 @@ use kanpachi_common::{NetworkId, Password, wire::control::Held};
 use crate::{
     password::Passwords,
     store::{
-        Changes, CreateNetwork, DeleteNetwork, Evict, Evicted, InviteStored, JoinByPassword,
-        JoinNetwork, JoinedNetwork, Leave, LoggedIn, Login, NamesSet, NewInvite, Newcomer,
-        PasswordHash, Refusal, Result, SetAccess, SetName, SetPassword, SetRole, Settle, Store,
+        Adopt, Adopted, BringSuspends, Changes, CreateNetwork, DeleteNetwork, Evict, Evicted,
+        InviteStored, JoinByPassword, JoinNetwork, JoinedNetwork, Leave, LoggedIn, Login, NamesSet,
+        NewInvite, Newcomer, PasswordHash, Refusal, Result, Seen, SetAccess, SetName, SetPassword,
+        SetRole, Settle, Store,
     },
 };
 
@@ -44,8 +45,24 @@ pub enum Intent {
     Settle(Settle),
     /// [`Store::set_role`]
     SetRole(SetRole),
+    /// [`Store::bring_suspends`]
+    Suspends(BringSuspends),
+    /// [`Store::see`]
+    See(Box<Seen>),
+    /// [`Store::adopt`]
+    Adopt(Box<Adopt>),
     /// [`Store::changes_since`]
     Changes(NetworkId, Vec<Held>),
+}
+
+impl Intent {
+    /// May anything be signed or given out by it? A login says itself whether it may.
+    pub(super) const fn signs(&self) -> bool {
+        !matches!(
+            self,
+            Self::Login(_) | Self::See(_) | Self::Adopt(_) | Self::Changes(..)
+        )
+    }
 }
 
 /// A node says the name of a network and its password.
@@ -76,6 +93,8 @@ pub enum Outcome {
     Evict(Evicted),
     /// Of the other changes, networks whose roster is another now.
     Changed(Vec<NetworkId>),
+    /// [`Store::see`], [`Store::adopt`]
+    Adopted(Adopted),
     /// [`Store::changes_since`]
     Changes(Box<Changes>),
 }
@@ -111,6 +130,12 @@ pub async fn run(store: &dyn Store, passwords: &dyn Passwords, intent: Intent) -
         Intent::SetAccess(set) => Outcome::Changed(store.set_access(set).await?),
         Intent::Settle(settle) => Outcome::Changed(store.settle(settle).await?),
         Intent::SetRole(set) => Outcome::Changed(store.set_role(set).await?),
+        Intent::Suspends(brought) => Outcome::Changed(store.bring_suspends(brought).await?),
+        Intent::See(seen) => Outcome::Adopted(Adopted {
+            changed: vec![],
+            recovery: store.see(*seen).await?,
+        }),
+        Intent::Adopt(adopt) => Outcome::Adopted(store.adopt(*adopt).await?),
         Intent::Changes(network, held) => {
             Outcome::Changes(Box::new(store.changes_since(network, held).await?))
         }

@@ -272,13 +272,13 @@ impl Core {
         })
     }
 
-    fn random(&mut self) -> [u8; 32] {
+    pub(super) fn random(&mut self) -> [u8; 32] {
         let mut bytes = [0; 32];
         self.rng.fill_bytes(&mut bytes);
         bytes
     }
 
-    fn ask(&mut self, id: SessionId, intent: Intent, purpose: Purpose) {
+    pub(super) fn ask(&mut self, id: SessionId, intent: Intent, purpose: Purpose) {
         self.wait(id);
         self.intend(intent, purpose);
     }

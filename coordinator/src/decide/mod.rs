@@ -13,6 +13,7 @@ mod presence;
 mod replies;
 mod requests;
 mod session;
+mod showing;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,7 @@ use kanpachi_common::{
     org::{Address, Directory, Manifest},
     wire::{
         control::{
-            DirectoryIs, MAX_TEXT, MISSED_PINGS, Nonce, PING_MS, Refused, ServerMessage, codes,
+            DirectoryIs, GONE_MS, MAX_TEXT, Nonce, Refused, SERVER_PING_MS, ServerMessage, codes,
         },
         frame::Frame,
     },
@@ -39,12 +40,14 @@ use rand_core::SeedableRng as _;
 
 pub use intent::{Intent, IntentId, Outcome, PasswordJoin, run};
 pub use session::{Remote, SessionId};
+pub use showing::COMPARE_FOR;
 
 use self::{
     limits::{Keyed, Rate, source},
     presence::{Overlay, View, encode},
     requests::Purpose,
     session::{MAX_OUTBOX, Phase, Session},
+    showing::Comparing,
 };
 use crate::store::StoreError;
 
@@ -120,8 +123,12 @@ pub enum Event {
     LoggedOut(NodeId),
     /// A roster changed, or its head was renewed: mirrors want it.
     Changed(NetworkId),
-    /// A node says that it holds a newer roster than the store has. Unproven; mirrors know more.
+    /// A node says that it holds a newer roster than the store has. Unproven; it is asked for it, and mirrors know more.
     ClaimsNewer(NodeId, NetworkId),
+    /// A member proved that it knows more than the store: nothing is signed until the operator ends the recovery.
+    Recovery,
+    /// A member showed a newer roster, and it was taken over.
+    Adopted(NodeId, NetworkId),
     /// An invite was shown that nobody made, a password was wrong, or joins came too fast.
     Guess(NodeId, Option<IpAddr>),
     /// The store failed an intent.
@@ -149,6 +156,7 @@ pub struct Core {
     passwords_of_source: Keyed<IpAddr>,
     creations: Keyed<NodeId>,
     next_tick: Instant,
+    comparing: Comparing,
     /// Why nothing may be signed, when that is so.
     recovery: Option<String>,
 }
@@ -159,6 +167,7 @@ impl Core {
     pub fn new(config: Config, seed: [u8; 32], now: Now) -> Self {
         Self {
             overlay: Overlay::new(&config.org, config.pool),
+            comparing: Comparing::new(&config, now.at),
             config,
             rng: ChaCha20Rng::from_seed(seed),
             sessions: BTreeMap::new(),
@@ -211,6 +220,7 @@ impl Core {
         session.heard = now.at;
         self.handle_message(id, frame, now);
         self.settle();
+        self.compare(now);
     }
 
     /// What arrived is no frame: the stream cannot be read any further.
@@ -264,9 +274,9 @@ impl Core {
         }
     }
 
-    /// From now on nothing is signed: the members know more than this coordinator. `None` ends it.
-    pub fn handle_recovery(&mut self, why: Option<String>) {
-        self.recovery = why;
+    /// From now on nothing is signed: the members know more than this coordinator.
+    pub fn handle_recovery(&mut self, why: String) {
+        self.recovery = Some(why);
     }
 
     /// Time passed.
@@ -281,12 +291,13 @@ impl Core {
         }
         self.retry_sync();
         self.settle();
+        self.compare(now);
     }
 
-    /// When [`Self::handle_timeout`] wants to be called; `None` while nobody is there.
+    /// When [`Self::handle_timeout`] wants to be called; `None` while nobody is there and nothing waits.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        (!self.sessions.is_empty()).then_some(self.next_tick)
+        (!self.sessions.is_empty() || self.comparing.waits()).then_some(self.next_tick)
     }
 
     /// Bytes and events, in order.
@@ -309,7 +320,12 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let ping = Duration::from_millis(PING_MS);
+        if session.outbox == 0 {
+            // Nothing waits. What is pushed next has as long as ever to be written.
+            session.progress = now.at;
+        }
+        let ping = Duration::from_millis(SERVER_PING_MS);
+        let gone = Duration::from_millis(GONE_MS);
         let silent = now.at.saturating_duration_since(session.heard);
         let stuck = now.at.saturating_duration_since(session.progress);
         let age = now.at.saturating_duration_since(session.opened);
@@ -326,13 +342,13 @@ impl Core {
             Phase::Guest | Phase::Member if session.outbox > 0 && stuck >= STALLED => {
                 self.drop_session(id);
             }
-            Phase::Guest | Phase::Member
-                if session.outbox == 0 && silent >= ping * (MISSED_PINGS + 1) =>
-            {
+            Phase::Guest | Phase::Member if session.outbox == 0 && silent >= gone => {
                 self.drop_session(id);
             }
             Phase::Guest | Phase::Member => {
-                if now.at.saturating_duration_since(session.pinged) >= ping {
+                // Nodes ask by themselves, and are heard by that.
+                let pinged = now.at.saturating_duration_since(session.pinged);
+                if silent >= ping && pinged >= ping {
                     session.pinged = now.at;
                     let message = ServerMessage::Ping(Nonce(now.wall.0));
                     self.push(id, encode(&message, 0));
@@ -393,6 +409,7 @@ impl Core {
                 .push_back(Output::Event(Event::LoggedOut(node)));
         }
         self.sessions.remove(&id);
+        self.comparing.forget(id);
     }
 
     fn ids_of(&self, which: impl Fn(&Session) -> bool) -> Vec<SessionId> {
@@ -416,7 +433,11 @@ impl Core {
         let id = IntentId(self.next_intent);
         self.next_intent += 1;
         self.waiting.insert(id, purpose);
-        self.intents.push_back((id, intent));
+        if intent.signs() && !self.comparing.is_over() {
+            self.comparing.hold(id, intent);
+        } else {
+            self.intents.push_back((id, intent));
+        }
     }
 }
 

@@ -1,10 +1,6 @@
 //! Who is there: members that are logged in, and who is told about them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use kanpachi_common::{
     NetworkId, NodeId, OrgId, Pool, Prefix,
@@ -91,34 +87,53 @@ impl Core {
         view.members.iter().filter_map(online).collect()
     }
 
-    /// Everybody who sees the session in a network that both are in, itself excepted.
-    fn neighbours(&self, session: SessionId) -> BTreeSet<SessionId> {
-        let Some(own) = self.sessions.get(&session) else {
-            return BTreeSet::new();
-        };
-        let shared = |n: &&NetworkId| {
-            self.networks
-                .get(*n)
-                .is_some_and(|view| view.is_active(&own.node))
-        };
-        let mut all: BTreeSet<_> = own
-            .networks
-            .keys()
-            .filter(|n| !own.away.contains(n))
-            .filter(shared)
-            .flat_map(|n| self.online_in(n))
-            .collect();
+    /// Everybody who sees the session in a network that both are in, itself excepted, and in which of them.
+    fn neighbours(&self, session: SessionId) -> BTreeMap<SessionId, Vec<NetworkId>> {
+        let mut all: BTreeMap<SessionId, Vec<NetworkId>> = BTreeMap::new();
+        for network in self.shown_in(session) {
+            for other in self.online_in(&network) {
+                all.entry(other).or_default().push(network);
+            }
+        }
         all.remove(&session);
         all
     }
 
+    /// The networks in which a session takes part and wants to be seen.
+    fn shown_in(&self, session: SessionId) -> Vec<NetworkId> {
+        let Some(own) = self.sessions.get(&session) else {
+            return Vec::new();
+        };
+        let active = |n: &NetworkId| {
+            let view = self.networks.get(n);
+            view.is_some_and(|view| view.is_active(&own.node))
+        };
+        let networks = own.networks.keys().filter(|n| !own.away.contains(n));
+        networks.copied().filter(active).collect()
+    }
+
     /// Tells everybody who shares a network with the session where its node is now.
     pub(super) fn tell_online(&mut self, session: SessionId) {
-        let Some(bytes) = self.online_message(session) else {
-            return;
-        };
-        for neighbour in self.neighbours(session) {
-            self.push(neighbour, Arc::clone(&bytes));
+        let neighbours = self.neighbours(session);
+        self.tell_where(session, neighbours);
+    }
+
+    /// Tells some where the node of a session is, and in which networks it is there for each.
+    fn tell_where(&mut self, session: SessionId, to: BTreeMap<SessionId, Vec<NetworkId>>) {
+        // Most see it in the same networks: encoded once for all of those.
+        let mut encoded: BTreeMap<Vec<NetworkId>, Arc<[u8]>> = BTreeMap::new();
+        for (other, networks) in to {
+            let bytes = match encoded.get(&networks) {
+                Some(bytes) => Arc::clone(bytes),
+                None => {
+                    let Some(bytes) = self.online_message(session, &networks) else {
+                        return;
+                    };
+                    encoded.insert(networks, Arc::clone(&bytes));
+                    bytes
+                }
+            };
+            self.push(other, bytes);
         }
     }
 
@@ -128,28 +143,35 @@ impl Core {
             return;
         };
         let bytes = encode(&ServerMessage::PeerOffline(PeerOffline { node }), 0);
-        for neighbour in self.neighbours(session) {
+        for neighbour in self.neighbours(session).into_keys() {
             self.push(neighbour, Arc::clone(&bytes));
         }
     }
 
     /// Introduces a session to everybody who is online in a network, and them to it.
     pub(super) fn introduce(&mut self, session: SessionId, network: &NetworkId) {
-        let Some(own) = self.online_message(session) else {
+        let Some(node) = self.sessions.get(&session).map(|s| s.node) else {
             return;
         };
-        for other in self.online_in(network) {
-            if other == session {
+        let others = self.online_in(network);
+        for other in others.into_iter().filter(|other| *other != session) {
+            if self.is_away(other, network) {
                 continue;
             }
-            if !self.is_away(other, network)
-                && let Some(theirs) = self.online_message(other)
-            {
+            let mut shared = self.shown_in(other);
+            shared.retain(|n| {
+                self.networks
+                    .get(n)
+                    .is_some_and(|view| view.is_active(&node))
+            });
+            if let Some(theirs) = self.online_message(other, &shared) {
                 self.push(session, theirs);
             }
-            if !self.is_away(session, network) {
-                self.push(other, Arc::clone(&own));
-            }
+        }
+        if !self.is_away(session, network) {
+            let mut neighbours = self.neighbours(session);
+            neighbours.retain(|_, networks| networks.contains(network));
+            self.tell_where(session, neighbours);
         }
     }
 
@@ -158,7 +180,7 @@ impl Core {
         session.is_none_or(|s| s.away.contains(network))
     }
 
-    /// The node is there for the others of a network, or not. Whoever sees it in another one as well is told nothing.
+    /// The node is there for the others of a network, or not. Whoever sees it in another one as well is told in which.
     pub(super) fn show_in(&mut self, id: SessionId, network: NetworkId, online: bool) {
         let before = self.neighbours(id);
         let Some(session) = self.sessions.get_mut(&id) else {
@@ -170,24 +192,23 @@ impl Core {
             session.away.insert(network);
         }
         let node = session.node;
-        let after = self.neighbours(id);
+        let mut after = self.neighbours(id);
         let offline = encode(&ServerMessage::PeerOffline(PeerOffline { node }), 0);
-        for gone in before.difference(&after) {
+        for gone in before.keys().filter(|other| !after.contains_key(other)) {
             self.push(*gone, Arc::clone(&offline));
         }
-        if let Some(bytes) = self.online_message(id) {
-            for came in after.difference(&before) {
-                self.push(*came, Arc::clone(&bytes));
-            }
-        }
+        after.retain(|other, networks| before.get(other) != Some(networks));
+        self.tell_where(id, after);
     }
 
-    fn online_message(&self, session: SessionId) -> Option<Arc<[u8]>> {
+    fn online_message(&self, session: SessionId, networks: &[NetworkId]) -> Option<Arc<[u8]>> {
         let session = self.sessions.get(&session)?;
         (session.phase == Phase::Member).then(|| {
             let message = ServerMessage::PeerOnline(PeerOnline {
                 node: session.node,
                 candidates: session.candidates.clone(),
+                networks: Some(networks.to_vec()),
+                nat: session.nat,
             });
             encode(&message, 0)
         })

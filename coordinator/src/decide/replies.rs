@@ -88,10 +88,15 @@ impl Core {
                 self.synced(network, &asked, *changes);
             }
             (Purpose::Sync(network, _), Err(error)) => self.sync_failed(network, &error),
+            (Purpose::Adopt(id), Ok(Outcome::Adopted(adopted))) => self.adopted(id, &adopted),
+            (Purpose::Key(id), Ok(Outcome::Login(login))) => self.key_taken(id, &login),
+            // The member shows it again at its next login, and the key waits for that too.
+            (Purpose::Adopt(_) | Purpose::Key(_), Err(_)) => {}
             // An outcome of another kind than the intent: the shell mixed them up. Nobody is told anything.
             (_, Ok(_)) => {}
         }
         self.settle();
+        self.compare(now);
     }
 
     fn refuse_store(&mut self, id: SessionId, request: u64, error: &StoreError) {
@@ -99,10 +104,17 @@ impl Core {
         self.refuse(id, request, code, &text, retry);
     }
 
-    fn welcome(&mut self, id: SessionId, request: u64, login: LoggedIn, now: Now) {
-        for network in login.changed {
-            self.changed(network);
+    fn key_taken(&mut self, id: SessionId, login: &LoggedIn) {
+        for network in &login.changed {
+            self.changed(*network);
         }
+        if login.key_waits {
+            self.key_waits(id);
+        }
+    }
+
+    fn welcome(&mut self, id: SessionId, request: u64, login: LoggedIn, now: Now) {
+        self.key_taken(id, &login);
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
@@ -122,10 +134,16 @@ impl Core {
         if let Some(registration) = login.registration {
             self.enter(id, &registration.networks);
             self.event(Event::LoggedIn(node));
+            if login.agrees && login.ahead.is_empty() {
+                self.agreed();
+            }
         }
         if let Some(session) = self.sessions.get_mut(&id) {
             let claimed = std::mem::take(&mut session.claimed);
             self.claim(id, claimed);
+        }
+        for network in login.ahead {
+            self.suspect(id, network);
         }
         self.sync_all(id);
     }

@@ -11,7 +11,8 @@ use kanpachi_common::{
     wire::{
         self,
         control::{
-            ClientMessage, Held, Hello, Join, MakeInvite, Pull, ServerMessage, SetName, codes,
+            Announce, ClientMessage, Held, Hello, Join, MakeInvite, Pull, ServerMessage, SetName,
+            codes,
         },
         frame::Frame,
     },
@@ -40,6 +41,10 @@ pub(super) enum Purpose {
     Evict(SessionId, u64),
     /// Anything else that is answered by `Done`.
     Change(SessionId, u64),
+    /// A roster that the session showed.
+    Adopt(SessionId),
+    /// The tunnel key of a session that is logged in already.
+    Key(SessionId),
     Sync(NetworkId, Vec<Held>),
 }
 
@@ -47,7 +52,7 @@ impl Purpose {
     /// The session whose request waits for it.
     pub(super) const fn session(&self) -> Option<SessionId> {
         match self {
-            Self::Hello(..) | Self::Sync(..) => None,
+            Self::Hello(..) | Self::Adopt(_) | Self::Key(_) | Self::Sync(..) => None,
             Self::Join(id, _)
             | Self::Create(id, _)
             | Self::JoinByPassword(id, _)
@@ -99,9 +104,11 @@ impl Core {
                 self.refuse_and_close(id, codes::BAD_REQUEST, text, None);
             }
             (_, ClientMessage::Announce(announce)) => {
-                self.announce(id, &announce.candidates, now);
+                self.announce(id, &announce, now);
             }
             (_, ClientMessage::Pull(pull)) => self.pull(id, request, pull, now),
+            (_, ClientMessage::Shown(shown)) => self.shown(id, *shown, now),
+            (_, ClientMessage::Suspended(said)) => self.suspended(id, request, &said, now),
             (_, ClientMessage::SetPresence(set)) => self.set_presence(id, request, set, now),
             (_, message) => self.ask_store(id, request, message, now),
         }
@@ -161,17 +168,21 @@ impl Core {
         }
         session.phase = Phase::Checking;
         session.tunnel = Some(hello.tunnel);
+        let held = hello.held.clone();
         session.claimed = hello.held;
-        session.announce(&hello.candidates, &self.overlay);
+        session.announce(&hello.candidates, hello.nat, &self.overlay);
+        session.away = hello.away.into_iter().collect();
         let login = Login {
             node,
             tunnel: hello.tunnel,
+            held,
+            may_sign: self.comparing.is_over() && self.recovery.is_none(),
             now: now.wall,
         };
         self.intend(Intent::Login(login), Purpose::Hello(id, request));
     }
 
-    fn announce(&mut self, id: SessionId, candidates: &[kanpachi_common::Candidate], now: Now) {
+    fn announce(&mut self, id: SessionId, announce: &Announce, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
@@ -179,7 +190,8 @@ impl Core {
             let text = "too many announcements";
             return self.refuse_and_close(id, codes::BUSY, text, Some(10_000));
         }
-        if session.announce(candidates, &self.overlay) && session.phase == Phase::Member {
+        let changed = session.announce(&announce.candidates, announce.nat, &self.overlay);
+        if changed && session.phase == Phase::Member {
             self.tell_online(id);
         }
     }

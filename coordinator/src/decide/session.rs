@@ -7,7 +7,7 @@ use std::{
 };
 
 use kanpachi_common::{
-    Candidate, CandidateKind, NetworkId, NodeId, TunnelKey, UnixTime,
+    Candidate, CandidateKind, NatBehaviour, NetworkId, NodeId, TunnelKey, UnixTime,
     candidate::MAX_CANDIDATES,
     wire::control::{Held, MAX_NETWORKS},
 };
@@ -81,6 +81,8 @@ pub(super) struct Session {
     /// Rosters that the node said it holds, until the store says which networks it is in.
     pub(super) claimed: Vec<Held>,
     pub(super) candidates: Vec<Candidate>,
+    /// What the node says of its NAT.
+    pub(super) nat: Option<NatBehaviour>,
     pub(super) networks: BTreeMap<NetworkId, Known>,
     /// Networks with something new for this session.
     pub(super) unsynced: BTreeSet<NetworkId>,
@@ -107,6 +109,7 @@ impl Session {
             tunnel: None,
             claimed: Vec::new(),
             candidates: Vec::new(),
+            nat: None,
             networks: BTreeMap::new(),
             unsynced: BTreeSet::new(),
             done: Vec::new(),
@@ -123,8 +126,13 @@ impl Session {
     }
 
     /// Takes the node's candidates and what the transport saw of it: plausible ones, each once, no address of
-    /// the overlay (or there is a tunnel in the tunnel). Are they others than before?
-    pub(super) fn announce(&mut self, announced: &[Candidate], overlay: &Overlay) -> bool {
+    /// the overlay (or there is a tunnel in the tunnel). Are they, or its NAT, others than before?
+    pub(super) fn announce(
+        &mut self,
+        announced: &[Candidate],
+        nat: Option<NatBehaviour>,
+        overlay: &Overlay,
+    ) -> bool {
         let mut candidates: Vec<Candidate> = Vec::new();
         let observed = self.remote.udp.map(|addr| Candidate {
             addr,
@@ -138,8 +146,9 @@ impl Session {
                 candidates.push(*candidate);
             }
         }
-        let changed = candidates != self.candidates;
+        let changed = candidates != self.candidates || nat != self.nat;
         self.candidates = candidates;
+        self.nat = nat;
         changed
     }
 }

@@ -97,7 +97,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let (node, mut keep, mut gone, mut ahead) = (session.node, vec![], vec![], vec![]);
+        let (mut keep, mut gone, mut ahead) = (vec![], vec![], vec![]);
         for held in std::mem::take(&mut session.claimed) {
             match self.networks.get(&held.network).and_then(|v| v.newest) {
                 None => keep.push(held),
@@ -110,7 +110,7 @@ impl Core {
             self.send(id, 0, &ServerMessage::Removed(Removed { network }));
         }
         for network in ahead {
-            self.event(Event::ClaimsNewer(node, network));
+            self.suspect(id, network);
         }
     }
 
@@ -180,15 +180,15 @@ impl Core {
         }
         self.networks.remove(&network);
         let mut claims = Vec::new();
-        for session in self.sessions.values_mut() {
+        for (id, session) in &mut self.sessions {
             let before = session.claimed.len();
             session.claimed.retain(|held| held.network != network);
             if session.claimed.len() < before {
-                claims.push(session.node);
+                claims.push(*id);
             }
         }
-        for node in claims {
-            self.event(Event::ClaimsNewer(node, network));
+        for id in claims {
+            self.suspect(id, network);
         }
     }
 
@@ -196,6 +196,9 @@ impl Core {
     pub(super) fn synced(&mut self, network: NetworkId, asked: &[Held], mut changes: Changes) {
         let view = self.networks.entry(network).or_default();
         view.asking = false;
+        // Whoever is suspended is out already, although the roster cannot say so yet.
+        let suspended = std::mem::take(&mut changes.suspended);
+        changes.members.retain(|m| !suspended.contains(&m.node));
         view.newest = Some(Newest {
             position: changes.position,
             root: changes.root,
@@ -204,6 +207,7 @@ impl Core {
         for node in gone {
             self.expel(&node, network);
         }
+        self.recognise(&came);
         for node in came {
             self.admit(&node, network);
         }
@@ -301,8 +305,7 @@ impl Core {
         let frames = match answer {
             Answer::Ahead => {
                 session.unsynced.remove(&network);
-                let event = Event::ClaimsNewer(session.node, network);
-                self.event(event);
+                self.suspect(id, network);
                 return false;
             }
             Answer::Current(_) if known.issued_at == Some(issued_at) => &[],

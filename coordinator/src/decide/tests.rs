@@ -5,5 +5,6 @@ mod lab;
 mod membership;
 mod presence;
 mod random;
+mod recovery;
 mod rosters;
 mod sessions;

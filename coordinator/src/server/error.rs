@@ -5,7 +5,11 @@ use std::io;
 use kanpachi_common::name::NameError;
 use thiserror::Error;
 
-use crate::{org::OrgError, service::ServiceError, store::StoreError};
+use crate::{
+    org::OrgError,
+    service::ServiceError,
+    store::{Refusal, StoreError},
+};
 
 /// See the module.
 #[derive(Debug, Error)]
@@ -97,7 +101,9 @@ impl StartError {
             (Self::Network(..) | Self::Organisation(OrgError::Pool { .. }), _) => "usage",
             (Self::PortInUse { .. }, _) => "port_in_use",
             (Self::PortForbidden { .. }, _) => "no_permission",
-            (Self::Service(ServiceError::Recovery(_)), _) => "recovery",
+            (Self::Service(ServiceError::Recovery(_)), _)
+            | (_, Some(StoreError::Refused(Refusal::RecoveryIncomplete))) => "recovery",
+            (_, Some(StoreError::Refused(Refusal::NoRecovery))) => "no_recovery",
             _ => "failed",
         }
     }
@@ -109,7 +115,7 @@ impl StartError {
             (_, Some(StoreError::ReadOnly)) | (Self::PortForbidden { .. }, _) => 3,
             (_, Some(StoreError::InUse(_) | StoreError::Newer { .. })) => 5,
             (Self::Organisation(OrgError::Pool { .. }), _) => 5,
-            (Self::Service(ServiceError::Recovery(_)), _) => 5,
+            (Self::Service(ServiceError::Recovery(_)), _) | (_, Some(StoreError::Refused(_))) => 5,
             (Self::Network(..), _) => 2,
             _ => 1,
         }

@@ -1,27 +1,21 @@
 //! The swarm of a coordinator that runs by itself: control streams, identify, ping, and connections to bootstraps.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use kanpachi_common::{Prefix, org::Server};
 use kanpachi_transport::{
-    AddressFilter, DatagramHandler, Reader, SharedSocket, peer_id, reflect, resolve,
+    AddressFilter, DatagramHandler, Reader, SharedSocket, peer_id, reflect, remotes, resolve,
     swarm::{self, Options, listen, listen_addresses, shutdown},
 };
 use libp2p::{
-    Multiaddr, PeerId, Swarm,
+    Swarm,
     connection_limits::{self, ConnectionLimits},
     identify,
     identity::Keypair,
     multiaddr::Protocol,
     ping,
-    swarm::{ConnectionId, NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
+    swarm::{NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -35,10 +29,10 @@ const MAX_CONNECTIONS: u32 = 8192;
 const MAX_CONNECTIONS_PER_PEER: u32 = 4;
 /// Inbound handshakes at once.
 const MAX_PENDING: u32 = 256;
-/// Time between two exchanges of addresses with a peer.
-const IDENTIFY_INTERVAL: Duration = Duration::from_secs(60);
+/// Time between two exchanges of addresses with a peer that nothing new is heard of; news is told at once.
+const IDENTIFY_INTERVAL: Duration = Duration::from_secs(15 * 60);
 /// NATs forget a TCP connection after some minutes.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
+const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// How often bootstraps that are not connected are dialled.
 const REDIAL: Duration = Duration::from_secs(10);
 
@@ -46,20 +40,17 @@ const REDIAL: Duration = Duration::from_secs(10);
 pub(super) struct Behaviour {
     // First, so that it refuses before the others count a connection.
     limits: connection_limits::Behaviour,
+    remotes: remotes::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     streams: libp2p_stream::Behaviour,
 }
-
-/// For each peer its connections in the order in which they came, with the address seen.
-type Peers = Arc<RwLock<HashMap<PeerId, Vec<(ConnectionId, Multiaddr)>>>>;
 
 /// The swarm with everything that its event loop needs.
 pub(super) struct Loop {
     swarm: Swarm<Behaviour>,
     socket: SharedSocket,
     reader: Reader,
-    peers: Peers,
     bootstraps: Vec<Server>,
     stop: CancellationToken,
 }
@@ -93,6 +84,7 @@ impl Loop {
             filter: AddressFilter::new(move |ip| !overlay.iter().any(|p| p.contains(ip))),
             relay: None,
             tcp: true,
+            proxy: None,
         };
         let mut swarm = swarm::swarm(options, behaviour(keypair))?;
         listen_all(&mut swarm, &socket, &config.listen_tcp)?;
@@ -100,7 +92,6 @@ impl Loop {
             swarm,
             socket,
             reader,
-            peers: Peers::default(),
             bootstraps: config.bootstraps.clone(),
             stop,
         })
@@ -116,13 +107,8 @@ impl Loop {
 
     /// The newest connection of a peer that is not relayed.
     pub(super) fn remote_lookup(&self) -> RemoteLookup {
-        let peers = Arc::clone(&self.peers);
-        Arc::new(move |peer| {
-            let peers = peers.read().unwrap_or_else(PoisonError::into_inner);
-            let direct = |addr: &&Multiaddr| !addr.iter().any(|p| p == Protocol::P2pCircuit);
-            let connections = peers.get(peer)?.iter().rev();
-            connections.map(|(_, addr)| addr).find(direct).cloned()
-        })
+        let remotes = self.swarm.behaviour().remotes.remotes();
+        Arc::new(move |peer| remotes.address(peer))
     }
 
     /// Runs until it is told to stop, or until it cannot go on: then with the reason.
@@ -132,7 +118,7 @@ impl Loop {
         let ended = loop {
             tokio::select! {
                 () = self.stop.cancelled() => break Ok(()),
-                event = self.swarm.select_next_some() => self.on_event(event),
+                event = self.swarm.select_next_some() => on_event(event),
                 () = self.reader.ended() => break Err("the UDP socket of the coordinator failed".to_owned()),
                 Some(opts) = dials.recv() => self.on_dial(opts),
                 _ = redial.tick() => self.look_up_bootstraps(&dial),
@@ -142,42 +128,6 @@ impl Loop {
         match (ended, self.reader.stop()) {
             (Err(_), Err(e)) => Err(format!("the UDP socket of the coordinator failed: {e}")),
             (ended, _) => ended,
-        }
-    }
-
-    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
-        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            SwarmEvent::ConnectionEstablished {
-                peer_id,
-                connection_id,
-                endpoint,
-                ..
-            } => {
-                let remote = endpoint.get_remote_address().clone();
-                peers
-                    .entry(peer_id)
-                    .or_default()
-                    .push((connection_id, remote));
-            }
-            SwarmEvent::ConnectionClosed {
-                peer_id,
-                connection_id,
-                num_established,
-                ..
-            } => {
-                if num_established == 0 {
-                    peers.remove(&peer_id);
-                } else if let Some(connections) = peers.get_mut(&peer_id) {
-                    connections.retain(|(id, _)| *id != connection_id);
-                }
-            }
-            SwarmEvent::NewListenAddr { address, .. } => tracing::debug!(%address, "listening"),
-            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
-                tracing::debug!(?peer_id, %error, "a bootstrap cannot be reached");
-            }
-            // Nothing else concerns a coordinator: streams come by their own way.
-            _ => {}
         }
     }
 
@@ -211,6 +161,17 @@ impl Loop {
     }
 }
 
+fn on_event(event: SwarmEvent<BehaviourEvent>) {
+    match event {
+        SwarmEvent::NewListenAddr { address, .. } => tracing::debug!(%address, "listening"),
+        SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+            tracing::debug!(?peer_id, %error, "a bootstrap cannot be reached");
+        }
+        // Nothing else concerns a coordinator: streams come by their own way.
+        _ => {}
+    }
+}
+
 fn behaviour(keypair: &Keypair) -> Behaviour {
     let agent = concat!("kanpachi-coordinator/", env!("CARGO_PKG_VERSION"));
     Behaviour {
@@ -220,6 +181,7 @@ fn behaviour(keypair: &Keypair) -> Behaviour {
                 .with_max_established(Some(MAX_CONNECTIONS))
                 .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER)),
         ),
+        remotes: remotes::Behaviour::new(),
         identify: identify::Behaviour::new(
             identify::Config::new("/kanpachi/1".to_owned(), keypair.public())
                 .with_agent_version(agent.to_owned())

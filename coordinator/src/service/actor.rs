@@ -21,7 +21,7 @@ use crate::{
     clock,
     decide::{self, Core, Event, IntentId, Outcome, Output, Remote, SessionId},
     password::Passwords,
-    store::{Store, StoreError},
+    store::{IN_RECOVERY, Store, StoreError},
 };
 
 /// Intents at the store at once; the rest waits in the core.
@@ -42,7 +42,7 @@ pub(super) enum Input {
     Sent(SessionId, usize),
     Changed(NetworkId),
     Directory(Box<Signed<Directory>>, Vec<Address>),
-    Recovery(Option<String>),
+    Recovery(String),
 }
 
 /// What the rest of the service hears of.
@@ -65,6 +65,7 @@ pub(super) struct Actor {
     pub(super) sender: mpsc::WeakSender<Input>,
     pub(super) notices: mpsc::Sender<Notice>,
     pub(super) online: watch::Sender<usize>,
+    pub(super) recovery: watch::Sender<Option<String>>,
     pub(super) claims: Complaints,
     pub(super) guesses: Complaints,
     pub(super) failures: Complaints,
@@ -167,6 +168,14 @@ impl Actor {
                         "a node claims a newer roster than the store has");
                 }
                 self.notice(Notice::ClaimsNewer(network));
+            }
+            Event::Recovery => {
+                tracing::error!("{IN_RECOVERY}");
+                self.recovery.send_replace(Some(IN_RECOVERY.to_owned()));
+            }
+            Event::Adopted(node, network) => {
+                tracing::warn!(node = %node.short(), network = %network.short(),
+                    "a member showed a newer roster than was stored; it was taken over");
             }
             Event::Guess(node, _) => {
                 if let Some(times) = self.guesses.count(now) {

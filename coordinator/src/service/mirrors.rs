@@ -27,7 +27,8 @@ use tokio::sync::mpsc;
 use super::{Service, actor::Notice};
 use crate::{
     clock,
-    store::{Result as StoreResult, Store},
+    decide::COMPARE_FOR,
+    store::{IN_RECOVERY, Result as StoreResult, Seen, Store},
 };
 
 /// How long one question may take, connecting included. A coordinator that starts waits for so long when a mirror
@@ -41,6 +42,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 const BATCH: usize = 256;
 /// Heads are looked at this often, and renewed when they are older than [`RENEW_AFTER`].
 const RENEWAL: Duration = Duration::from_secs(3600);
+/// How often the operator is reminded of a recovery.
+const REMINDER: Duration = Duration::from_secs(600);
 /// Under a day, so that members never see a head that is a day old while the coordinator runs.
 const RENEW_AFTER: u64 = 20 * 3600;
 
@@ -130,6 +133,16 @@ pub(super) struct Compared {
     pub(super) directory: Option<Signed<Directory>>,
     /// Its number.
     pub(super) directory_floor: u64,
+    /// A mirror had a roster to compare with.
+    pub(super) recalled: bool,
+}
+
+/// Which mirrors took what they were brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fed {
+    Nobody,
+    Some,
+    All,
 }
 
 /// Asks every mirror about every network, before anything is signed. Mirrors that do not answer are passed over:
@@ -140,6 +153,9 @@ pub(super) async fn compare(
     mirrors: &[Arc<dyn Mirror>],
 ) -> StoreResult<Compared> {
     let mut compared = Compared::default();
+    if store.recovery().await?.is_some() {
+        compared.recovery = Some(IN_RECOVERY.to_owned());
+    }
     if mirrors.is_empty() {
         return Ok(compared);
     }
@@ -209,6 +225,7 @@ async fn judge(
         && let Ok(head) = Head::verify(&roster.head, manifest)
     {
         let network = head.network;
+        compared.recalled = true;
         // A network that this database does not know is one that it has forgotten.
         let ours = store.newest_head(network).await?;
         let behind = ours.as_ref().is_none_or(|ours| {
@@ -216,12 +233,19 @@ async fn judge(
                 || (head.position() == ours.position() && head.root != ours.root)
         });
         if behind {
-            let epoch = ours.map_or(0, |ours| ours.epoch);
+            let (epoch, now) = (ours.map_or(0, |ours| ours.epoch), clock::wall());
             compared.recovery = Some(format!(
-                "a mirror shows epoch {} of network {} and this database has epoch {epoch}: restore a newer backup, nothing is signed until then",
+                "a mirror shows epoch {} of network {} and this database has epoch {epoch}, it was restored from an old backup: until its operator ends the recovery, nobody can join and nothing can be changed",
                 head.epoch,
                 network.short()
             ));
+            store
+                .see(Seen {
+                    head,
+                    by: None,
+                    now,
+                })
+                .await?;
         }
     }
     Ok(())
@@ -238,17 +262,23 @@ impl Service {
 
     /// Renews heads, feeds mirrors, looks into claims.
     async fn background(self, mut notices: mpsc::Receiver<Notice>) {
-        let mut renewal = tokio::time::interval(RENEWAL);
+        // Not before the members were heard.
+        let first = tokio::time::Instant::now() + COMPARE_FOR;
+        let mut renewal = tokio::time::interval_at(first, RENEWAL);
+        let mut reminder = tokio::time::interval(REMINDER);
         let mut sweep = tokio::time::interval(SWEEP);
         let mut batch = Vec::new();
+        // What no list names any more: the last heads of networks that ended, until every mirror has them.
+        let mut owed = self.ended().await;
         loop {
             tokio::select! {
                 _ = renewal.tick() => self.renew().await,
-                _ = sweep.tick(), if !self.inner.mirrors.is_empty() => self.sweep().await,
+                _ = reminder.tick() => self.remind().await,
+                _ = sweep.tick(), if !self.inner.mirrors.is_empty() => self.sweep(&mut owed).await,
                 count = notices.recv_many(&mut batch, BATCH) => match count {
                     0 => return,
                     // Many changes of one roster are one for the mirrors.
-                    _ => self.heed(std::mem::take(&mut batch)).await,
+                    _ => self.heed(std::mem::take(&mut batch), &mut owed).await,
                 },
             }
         }
@@ -270,8 +300,25 @@ impl Service {
         }
     }
 
-    async fn sweep(&self) {
-        if !self.feed(None).await {
+    /// A recovery is not to be forgotten: who waits for the operator cannot tell him.
+    async fn remind(&self) {
+        if self.recovery().is_none() {
+            return;
+        }
+        match self.inner.store.recovery().await {
+            Ok(Some(recovery)) => {
+                tracing::error!("{IN_RECOVERY}");
+                for network in &recovery.networks {
+                    tracing::warn!("{network}");
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "the recovery could not be read"),
+        }
+    }
+
+    pub(super) async fn sweep(&self, owed: &mut BTreeSet<NetworkId>) {
+        if self.feed(None).await == Fed::Nobody {
             return;
         }
         if let Ok(networks) = self.networks().await {
@@ -279,9 +326,24 @@ impl Service {
                 self.feed(Some(network.network)).await;
             }
         }
+        for network in std::mem::take(owed) {
+            if self.feed(Some(network)).await != Fed::All {
+                owed.insert(network);
+            }
+        }
     }
 
-    async fn heed(&self, notices: Vec<Notice>) {
+    async fn ended(&self) -> BTreeSet<NetworkId> {
+        match self.inner.store.ended_networks().await {
+            Ok(ended) => ended.into_iter().collect(),
+            Err(error) => {
+                tracing::error!(%error, "deleted networks could not be read for the mirrors");
+                BTreeSet::new()
+            }
+        }
+    }
+
+    pub(super) async fn heed(&self, notices: Vec<Notice>, owed: &mut BTreeSet<NetworkId>) {
         let (mut changed, mut claimed) = (BTreeSet::new(), BTreeSet::new());
         for notice in notices {
             match notice {
@@ -289,39 +351,53 @@ impl Service {
                 Notice::ClaimsNewer(network) => claimed.insert(network),
             };
         }
+        let mut missed = BTreeSet::new();
         for network in changed {
-            self.feed(Some(network)).await;
+            if self.feed(Some(network)).await != Fed::All {
+                missed.insert(network);
+            }
+        }
+        if !missed.is_empty() {
+            // Those that are there still are in every sweep by themselves.
+            owed.extend(self.ended().await.intersection(&missed));
         }
         for network in claimed {
             self.look_into(network).await;
         }
     }
 
-    /// Brings mirrors the newest state of a network, or keys and servers alone. Did any of them answer?
-    async fn feed(&self, network: Option<NetworkId>) -> bool {
+    /// Brings mirrors the newest state of a network, or keys and servers alone.
+    async fn feed(&self, network: Option<NetworkId>) -> Fed {
         if self.inner.mirrors.is_empty() || self.recovery().is_some() {
-            return false;
+            return Fed::Nobody;
         }
         let mirrored = match self.mirrored(network).await {
             Ok(mirrored) => Box::new(mirrored),
             Err(error) => {
                 tracing::error!(%error, "a roster could not be read for the mirrors");
-                return false;
+                return Fed::Nobody;
             }
         };
         let puts = self.inner.mirrors.iter();
         let puts = puts.map(|m| m.ask(MirrorRequest::Put(mirrored.clone())));
         let replies = join_all(puts).await;
-        let answered = replies.iter().any(Result::is_ok);
+        let mut fed = match replies.iter().filter(|reply| reply.is_ok()).count() {
+            0 => Fed::Nobody,
+            count if count == replies.len() => Fed::All,
+            _ => Fed::Some,
+        };
         for reply in replies {
             match reply {
-                Ok(MirrorReply::Older(theirs)) => self.confront(&theirs).await,
+                Ok(MirrorReply::Older(theirs)) => {
+                    fed = Fed::Some;
+                    self.confront(&theirs).await;
+                }
                 Ok(MirrorReply::Refused(why)) => tracing::warn!("a mirror refused a roster: {why}"),
                 Ok(_) => {}
                 Err(error) => tracing::debug!(%error, "a mirror could not be told"),
             }
         }
-        answered
+        fed
     }
 
     /// A node claims to hold a newer roster; only a signed head from a mirror proves that.

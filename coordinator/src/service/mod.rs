@@ -155,20 +155,18 @@ impl Service {
             remote,
         } = setup;
         let manifest = organisation.signer.manifest().signed().clone();
-        let compared = mirrors::compare(organisation.signer.manifest(), &*store, &mirrors).await?;
+        let mut compared =
+            mirrors::compare(organisation.signer.manifest(), &*store, &mirrors).await?;
         let identity = organisation.identity.node_id();
         let coordinators = vec![server(identity, &servers)];
-        let directory = match compared.directory {
+        let directory = match compared.directory.take() {
             // Nothing is signed: what the members have already is good enough.
             Some(directory) if compared.recovery.is_some() => directory,
             _ => {
+                let (floor, now) = (compared.directory_floor, clock::wall());
+                let bootstraps = servers.bootstraps;
                 store
-                    .publish_directory(
-                        coordinators,
-                        servers.bootstraps,
-                        compared.directory_floor,
-                        clock::wall(),
-                    )
+                    .publish_directory(coordinators, bootstraps, floor, now)
                     .await?
             }
         };
@@ -183,7 +181,8 @@ impl Service {
             addresses: addresses.clone(),
         };
         let mut core = Core::new(config, *seed, clock::now());
-        core.handle_recovery(compared.recovery.clone());
+        judge_start(&mut core, &compared, &*store).await?;
+        let recovery = watch::Sender::new(compared.recovery);
         let (inputs, input_queue) = mpsc::channel(INPUTS);
         let (notices, notice_queue) = mpsc::channel(INPUTS);
         let (online_sender, online) = watch::channel(0);
@@ -196,6 +195,7 @@ impl Service {
             sender: inputs.downgrade(),
             notices,
             online: online_sender,
+            recovery: recovery.clone(),
             claims: Complaints::default(),
             guesses: Complaints::default(),
             failures: Complaints::default(),
@@ -214,7 +214,7 @@ impl Service {
                     directory,
                     addresses,
                 }),
-                recovery: watch::Sender::new(compared.recovery),
+                recovery,
                 mirrors,
                 directory_floor: compared.directory_floor,
                 remote,
@@ -322,8 +322,33 @@ impl Service {
     async fn enter_recovery(&self, why: String) {
         tracing::error!("{why}");
         self.inner.recovery.send_replace(Some(why.clone()));
-        let _ = self.input(Input::Recovery(Some(why))).await;
+        let _ = self.input(Input::Recovery(why)).await;
     }
+}
+
+/// What the comparison with the mirrors means for the core.
+async fn judge_start(
+    core: &mut Core,
+    compared: &mirrors::Compared,
+    store: &dyn Store,
+) -> Result<(), ServiceError> {
+    match &compared.recovery {
+        Some(why) => {
+            tracing::error!("{why}");
+            core.handle_recovery(why.clone());
+        }
+        None if !compared.recalled && has_members(store).await? => {
+            core.handle_unsure(clock::now());
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// Is there anybody who could know more than the store?
+async fn has_members(store: &dyn Store) -> Result<bool, ServiceError> {
+    let networks = store.networks().await?;
+    Ok(networks.iter().any(|network| network.members > 0))
 }
 
 fn server(identity: NodeId, servers: &Servers) -> Server {

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -63,6 +66,7 @@ impl Client {
             filter: AddressFilter::allow_all(),
             relay: None,
             tcp: true,
+            proxy: None,
         };
         let behaviour = libp2p_stream::Behaviour::new();
         let mut control = behaviour.new_control();
@@ -152,6 +156,8 @@ impl Client {
             boot: 1,
             held: vec![],
             candidates: vec![],
+            nat: None,
+            away: vec![],
             ext: vec![],
         };
         self.send(1, &ClientMessage::Hello(hello)).await;
@@ -359,13 +365,16 @@ async fn new_addresses_are_signed_with_a_higher_number_and_told_to_everybody() {
     coordinator.shutdown().await;
 }
 
-/// Keeps whatever is put, as a bootstrap does after checking it.
+/// Keeps whatever is put while it is not away, as a bootstrap does after checking it.
 #[derive(Debug, Default)]
-struct Keeper(Mutex<BTreeMap<Option<NetworkId>, Mirrored>>);
+struct Keeper(Mutex<BTreeMap<Option<NetworkId>, Mirrored>>, AtomicBool);
 
 #[async_trait]
 impl Mirror for Keeper {
     async fn ask(&self, request: MirrorRequest) -> Result<MirrorReply, MirrorError> {
+        if self.1.load(Ordering::SeqCst) {
+            return Err(MirrorError("away".to_owned()));
+        }
         let mut kept = self.0.lock().unwrap();
         let found = |m: Option<&Mirrored>| match m {
             Some(m) => MirrorReply::Found(Box::new(m.clone())),
@@ -396,6 +405,56 @@ async fn with_mirror(dir: &Path, mirror: &Arc<Keeper>) -> Service {
         remote: Arc::new(|_| None),
     };
     Service::start(&organisation, setup).await.unwrap()
+}
+
+/// Joins in the store alone, and owns the network by it.
+async fn founder(service: &Service, network: NetworkId) -> SecretKey {
+    let options = InviteOptions {
+        founder: true,
+        ..InviteOptions::default()
+    };
+    let made = service.make_invite(network, options).await.unwrap();
+    let key = SecretKey::from_seed(&[8; 32]);
+    let join = crate::store::JoinNetwork {
+        token_hash: kanpachi_common::invite::token_hash(
+            &Invite::parse(&made.link).unwrap().secret.token(),
+        ),
+        node: key.node_id(),
+        tunnel: TunnelKey::sign(&key, &service.org(), 1, [1; 32]),
+        name: "eight".into(),
+        member: kanpachi_common::MemberId([8; 32]),
+        salt: [4; 16],
+        now: clock::wall(),
+    };
+    service.inner.store.join_network(join).await.unwrap();
+    key
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_network_is_told_to_a_mirror_that_was_away_until_it_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = Arc::new(Keeper::default());
+    let service = with_mirror(dir.path(), &mirror).await;
+    let network = service.ensure_network("lan").await.unwrap().network;
+    let key = founder(&service, network).await;
+    mirror.1.store(true, Ordering::SeqCst);
+    let delete = crate::store::DeleteNetwork {
+        network,
+        by: key.node_id(),
+        now: clock::wall(),
+    };
+    service.inner.store.delete_network(delete).await.unwrap();
+    let mut owed = std::collections::BTreeSet::new();
+    let notices = vec![super::actor::Notice::Changed(network)];
+    service.heed(notices, &mut owed).await;
+    service.sweep(&mut owed).await;
+    assert_eq!(owed.len(), 1, "nobody took it");
+    mirror.1.store(false, Ordering::SeqCst);
+    service.sweep(&mut owed).await;
+    assert!(owed.is_empty());
+    let kept = mirror.0.lock().unwrap().get(&Some(network)).cloned();
+    assert_eq!(kept.unwrap().roster.unwrap().entries, vec![]);
+    service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -59,6 +59,17 @@ pub enum Refusal {
     /// It was approved already.
     #[error("this member does not await approval any more; evict it instead")]
     NotWaiting,
+    /// The members know more than this coordinator.
+    #[error("{}", super::IN_RECOVERY)]
+    Recovery,
+    /// There is nothing to recover from.
+    #[error("this coordinator is not in recovery; there is nothing to end")]
+    NoRecovery,
+    /// Newer heads were seen than the rosters that are here.
+    #[error(
+        "newer rosters were seen than members have shown: let one that holds them log in first, or go on without them with --incomplete"
+    )]
+    RecoveryIncomplete,
     /// As many passwords are being checked as there is room for.
     #[error("too many passwords are being checked; try again in a moment")]
     PasswordsBusy,
@@ -81,6 +92,7 @@ impl Refusal {
             Self::LastOwner => codes::LAST_OWNER,
             Self::NoMember | Self::NotWaiting => codes::NO_MEMBER,
             Self::PasswordsBusy => codes::BUSY,
+            Self::Recovery | Self::NoRecovery | Self::RecoveryIncomplete => codes::RECOVERY,
             Self::NotRegistered => codes::NOT_REGISTERED,
             Self::PoolEmpty => codes::POOL_EMPTY,
             Self::NetworkFull => codes::NETWORK_FULL,

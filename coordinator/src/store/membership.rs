@@ -108,7 +108,7 @@ pub struct Evict {
 pub struct Evicted {
     /// Networks whose roster changed.
     pub changed: Vec<NetworkId>,
-    /// Invites that were revoked.
+    /// Invites that were revoked, and that somebody could still have used.
     pub revoked_invites: u32,
     /// The network has the password still that it had before.
     pub password_known: bool,

@@ -9,6 +9,7 @@
 pub(crate) mod conformance;
 mod error;
 mod membership;
+mod recovery;
 pub mod sqlite;
 mod types;
 
@@ -24,6 +25,10 @@ pub use error::{Refusal, StoreError};
 pub use membership::{
     CreateNetwork, DeleteNetwork, Evict, Evicted, JoinByPassword, Leave, NetworkPassword, Newcomer,
     PasswordHash, SetAccess, SetPassword, SetRole, Settle,
+};
+pub use recovery::{
+    Adopt, Adopted, BringSuspends, EndRecovery, IN_RECOVERY, JUMP, Recovered, Recovery, Seen,
+    ShownNetwork,
 };
 pub use types::{
     Change, Changes, InviteStored, JoinNetwork, JoinedNetwork, LoggedIn, Login, NamesSet,
@@ -42,9 +47,12 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn create_network_by(&self, create: CreateNetwork) -> Result<JoinedNetwork>;
     /// All networks that were not deleted, by name.
     async fn networks(&self) -> Result<Vec<NetworkSummary>>;
+    /// Networks that were deleted. Their last heads are there still.
+    async fn ended_networks(&self) -> Result<Vec<NetworkId>>;
     /// Networks that a node is a member of; not those in which it awaits approval.
     async fn networks_of(&self, node: NodeId) -> Result<Vec<NetworkId>>;
-    /// Looks a node up and takes its tunnel key, if it is newer than the one known.
+    /// Looks a node up, compares what it holds with what is stored, and takes its tunnel key, if it is newer than the one
+    /// known and nothing speaks against signing.
     async fn login(&self, login: Login) -> Result<LoggedIn>;
     /// Stores an invite.
     async fn create_invite(&self, new: NewInvite) -> Result<InviteStored>;
@@ -74,6 +82,19 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Ends a membership: new network secret, invites of the member revoked, its address set to rest when it was
     /// the node's last network.
     async fn remove_member(&self, remove: RemoveMember) -> Result<()>;
+    /// Ends memberships that owners ended while no coordinator was there. In recovery they wait for its end, and their
+    /// members are out meanwhile. What counts for nothing changes nothing.
+    async fn bring_suspends(&self, brought: BringSuspends) -> Result<Vec<NetworkId>>;
+    /// Takes note of a head. One that is newer than what is stored begins the recovery: from then on nothing is signed. Is
+    /// the store in recovery now?
+    async fn see(&self, seen: Seen) -> Result<bool>;
+    /// [`Self::see`], and takes the roster over in place of what is stored of its network, when it is newer.
+    async fn adopt(&self, adopt: Adopt) -> Result<Adopted>;
+    /// The recovery as it stands, if there is one.
+    async fn recovery(&self) -> Result<Option<Recovery>>;
+    /// Ends the recovery: suspensions are carried out, then every network goes on above all that was shown. Invites end,
+    /// free addresses rest.
+    async fn end_recovery(&self, end: EndRecovery) -> Result<Recovered>;
     /// The newest roster, and for each position in `held` the way there.
     async fn changes_since(&self, network: NetworkId, held: Vec<Held>) -> Result<Changes>;
     /// The newest roster, every entry checked.

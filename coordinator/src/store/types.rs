@@ -6,7 +6,7 @@ use kanpachi_common::{
     id::Hash,
     roster::{Delta, Head, Page, Position, Public},
     secret::NetworkSecret,
-    wire::control::Registration,
+    wire::control::{Held, Registration},
 };
 
 /// A network to create.
@@ -48,6 +48,11 @@ pub struct Login {
     pub node: NodeId,
     /// Its tunnel key, verified to be the node's own.
     pub tunnel: TunnelKey,
+    /// The rosters that it says it holds.
+    pub held: Vec<Held>,
+    /// A newer tunnel key may be taken into rosters. Otherwise it waits, and so it does when the node holds what is not
+    /// known here.
+    pub may_sign: bool,
     /// Wall time.
     pub now: UnixTime,
 }
@@ -59,6 +64,12 @@ pub struct LoggedIn {
     pub registration: Option<Registration>,
     /// Networks whose roster changed because the tunnel key did.
     pub changed: Vec<NetworkId>,
+    /// Networks of which it says that it holds what the store has never signed or has lost.
+    pub ahead: Vec<NetworkId>,
+    /// It holds the newest roster of at least one network, as far as is known here.
+    pub agrees: bool,
+    /// Its tunnel key is newer than the one known and was not taken.
+    pub key_waits: bool,
 }
 
 /// A node joins by an invite.
@@ -190,6 +201,8 @@ pub struct Changes {
     pub issued_at: UnixTime,
     /// Everybody in it.
     pub members: Vec<Public>,
+    /// Nodes in it that an owner suspended, until the recovery ends in which that cannot be an eviction.
+    pub suspended: Vec<NodeId>,
     /// Its current secret, the one that the head names.
     pub secret: NetworkSecret,
     /// The whole roster, when one of the answers is [`Change::Whole`].

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -29,7 +30,7 @@ use crate::{
     password::Passwords,
     store::{
         NewInvite, NewNetwork, PasswordHash, Store as _, StoreError,
-        sqlite::{Database, SqliteStore},
+        sqlite::{DATABASE, Database, SqliteStore},
     },
 };
 
@@ -50,6 +51,10 @@ pub(super) struct Lab {
     inbox: BTreeMap<SessionId, Vec<(u64, ServerMessage)>>,
     sessions: u64,
     invites: u8,
+    /// Counts processes on one database: no two draw the same random bytes.
+    life: u8,
+    /// Where the database is, when it is a copy.
+    _dir: Option<tempfile::TempDir>,
 }
 
 pub(super) fn key(n: u8) -> SecretKey {
@@ -92,7 +97,45 @@ impl Lab {
             at: Instant::now(),
             wall: UnixTime(1_800_000_000),
         };
-        let mut database = Database::in_memory().unwrap();
+        let lab = Self::on(Database::in_memory().unwrap(), 1, now);
+        lab.network(LAN, "lan");
+        lab
+    }
+
+    /// A copy of the database in a directory of its own, as a backup is.
+    pub(super) fn backup(&self) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(DATABASE);
+        let path = path.to_str().unwrap().to_owned();
+        let copied = self
+            .store
+            .with_connection(move |conn| conn.execute("VACUUM INTO $1", [path]).map(drop));
+        copied.unwrap();
+        dir
+    }
+
+    /// A coordinator on a copy of a backup.
+    pub(super) fn restored(backup: &Path, now: Now) -> Self {
+        Self::copied(backup, 2, now)
+    }
+
+    fn copied(backup: &Path, life: u8, now: Now) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(backup.join(DATABASE), dir.path().join(DATABASE)).unwrap();
+        let mut lab = Self::on(Database::open(dir.path()).unwrap(), life, now);
+        lab._dir = Some(dir);
+        // Others than those of before.
+        lab.invites = life * 50;
+        lab
+    }
+
+    /// Another process on the same store, without sessions.
+    pub(super) fn restarted(self) -> Self {
+        let backup = self.backup();
+        Self::copied(backup.path(), self.life + 1, self.now)
+    }
+
+    fn on(mut database: Database, life: u8, now: Now) -> Self {
         let org = Organisation::open(&mut database, None, now.wall).unwrap();
         let store = database.into_store(org.signer.clone()).unwrap();
         let servers = vec![Server {
@@ -107,8 +150,8 @@ impl Lab {
             pool: org.signer.pool(),
             addresses: vec![Address::new("203.0.113.1", 12975)],
         };
-        let lab = Self {
-            core: Core::new(config, [1; 32], now),
+        Self {
+            core: Core::new(config, [life; 32], now),
             store,
             manifest: org.signer.manifest().clone(),
             now,
@@ -120,9 +163,9 @@ impl Lab {
             inbox: BTreeMap::new(),
             sessions: 0,
             invites: 0,
-        };
-        lab.network(LAN, "lan");
-        lab
+            life,
+            _dir: None,
+        }
     }
 
     pub(super) fn network(&self, network: NetworkId, name: &str) {
@@ -178,6 +221,10 @@ impl Lab {
     }
 
     pub(super) fn hello(&self, n: u8, held: Vec<Held>) -> ClientMessage {
+        self.hello_away(n, held, vec![])
+    }
+
+    pub(super) fn hello_away(&self, n: u8, held: Vec<Held>, away: Vec<NetworkId>) -> ClientMessage {
         let org = self.manifest.org();
         ClientMessage::Hello(Hello {
             min_version: 1,
@@ -189,6 +236,8 @@ impl Lab {
             boot: 1,
             held,
             candidates: vec![host(n)],
+            nat: None,
+            away,
             ext: vec![],
         })
     }
@@ -219,7 +268,14 @@ impl Lab {
     }
 
     pub(super) fn announce(&mut self, id: SessionId, candidates: Vec<Candidate>) {
-        self.say(id, 0, &ClientMessage::Announce(Announce { candidates }));
+        self.say(
+            id,
+            0,
+            &ClientMessage::Announce(Announce {
+                candidates,
+                nat: None,
+            }),
+        );
     }
 
     pub(super) fn make_invite(&mut self, id: SessionId, request: u64) {

@@ -1,5 +1,7 @@
 //! People change networks: what is done, what is refused, and who is told.
 
+mod frozen;
+
 use futures::executor::block_on;
 use kanpachi_common::{
     MemberId, NetworkId, Password,
@@ -79,6 +81,15 @@ fn offline(messages: &[(u64, ServerMessage)]) -> usize {
 fn online(messages: &[(u64, ServerMessage)]) -> usize {
     let online = |m: &&(u64, ServerMessage)| matches!(m.1, ServerMessage::PeerOnline(_));
     messages.iter().filter(online).count()
+}
+
+/// In which networks others were said to be there.
+fn seen_in(messages: &[(u64, ServerMessage)]) -> Vec<Vec<NetworkId>> {
+    let seen = |(_, m): &(u64, ServerMessage)| match m {
+        ServerMessage::PeerOnline(peer) => peer.networks.clone(),
+        _ => None,
+    };
+    messages.iter().filter_map(seen).collect()
 }
 
 fn member(lab: &Lab, network: NetworkId, n: u8) -> Option<(MemberId, Caps)> {
@@ -546,9 +557,13 @@ fn a_member_that_is_offline_in_a_network_is_not_seen_through_it() {
         assert!(is_done(&lab.read(a), request));
     }
     assert_eq!(offline(&lab.read(d)), 1, "once");
-    assert_eq!(offline(&lab.read(b)), 0, "it shares another network");
+    let seen = lab.read(b);
+    assert_eq!(offline(&seen), 0, "it shares another network");
+    assert_eq!(seen_in(&seen), [vec![LAN]], "and is told in which, once");
     lab.announce(a, vec![super::lab::host(77)]);
-    assert_eq!((online(&lab.read(b)), online(&lab.read(d))), (1, 0));
+    let seen = lab.read(b);
+    assert_eq!(seen_in(&seen), [vec![LAN]]);
+    assert_eq!(online(&lab.read(d)), 0);
     let e = lab.join(5, token);
     assert_eq!(online(&lab.read(e)), 2, "two of three");
     lab.read(d);
@@ -569,50 +584,29 @@ fn a_member_that_is_offline_in_a_network_is_not_seen_through_it() {
 }
 
 #[test]
-fn nothing_is_changed_in_recovery() {
+fn whoever_is_offline_in_a_network_says_so_with_the_hello_and_never_shows_up_in_it() {
     let (mut lab, [a, b, _]) = party();
-    lab.core
-        .handle_recovery(Some("older than its members".into()));
-    let before = lab.held(GAMES);
-    let (network, member) = (GAMES, id_of(&lab, 1));
-    let changes = [
-        C::Leave(Leave {
-            network,
-            heir: None,
-        }),
-        C::DeleteNetwork(DeleteNetwork { network }),
-        C::Evict(Evict {
-            network,
-            member,
-            password: None,
-        }),
-        C::SetPassword(SetPassword {
-            network,
-            password: None,
-        }),
-        C::SetAccess(SetAccess {
-            network,
-            locked: Some(true),
-            approval: None,
-        }),
-        C::Settle(Settle {
-            network,
-            member,
-            approved: true,
-        }),
-        C::SetRole(SetRole {
-            network,
-            member,
-            owner: false,
-        }),
-    ];
-    for change in changes {
-        lab.say(a, 80, &change);
-        assert_eq!(lab.refusal(a).1.code, codes::RECOVERY);
-    }
-    create(&mut lab, a, None);
-    assert_eq!(lab.refusal(a).1.code, codes::RECOVERY);
+    let token = lab.invite(GAMES, None, false);
+    let d = lab.join(4, token);
     try_password(&mut lab, b, "Games", "geheim");
-    assert_eq!(lab.refusal(b).1.code, codes::RECOVERY);
-    assert_eq!(lab.held(GAMES), before);
+    lab.leave(a);
+    for id in [b, d] {
+        lab.read(id);
+    }
+    let a = lab.open(1);
+    let hello = lab.hello_away(1, vec![], vec![GAMES]);
+    lab.say(a, 1, &hello);
+    assert_eq!(online(&lab.read(d)), 0, "not for a moment");
+    let seen = lab.read(b);
+    assert_eq!(seen_in(&seen), [vec![LAN]]);
+    let mut seen = seen_in(&lab.read(a));
+    seen.sort_by_key(Vec::len);
+    assert_eq!(seen.pop(), Some(vec![LAN, GAMES]), "b is there in both");
+    let back = C::SetPresence(SetPresence {
+        network: GAMES,
+        online: true,
+    });
+    lab.say(a, 70, &back);
+    assert_eq!(seen_in(&lab.read(b)), [vec![LAN, GAMES]]);
+    assert_eq!(seen_in(&lab.read(d)), [vec![GAMES]]);
 }

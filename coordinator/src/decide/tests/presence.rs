@@ -1,6 +1,10 @@
 //! Who hears of whom, and with which candidates.
 
-use kanpachi_common::{Candidate, CandidateKind, NetworkId, NodeId, wire::control::ServerMessage};
+use kanpachi_common::{
+    Candidate, CandidateKind, NatBehaviour, NetworkId, NodeId,
+    nat::{Filtering, Mapping},
+    wire::control::{Announce, ClientMessage, ServerMessage},
+};
 
 use super::lab::{LAN, Lab, host, node};
 
@@ -61,6 +65,31 @@ fn new_candidates_are_told_once_and_only_when_they_differ() {
         vec![(node(1), vec![host(77), observed(1)])]
     );
     assert!(online(&lab.read(a)).iter().all(|(n, _)| *n != node(1)));
+}
+
+#[test]
+fn what_a_node_says_of_its_nat_is_passed_on_when_it_changes() {
+    let mut lab = Lab::new();
+    let token = lab.invite(LAN, None, false);
+    let (a, b) = (lab.join(1, token), lab.join(2, token));
+    lab.read(b);
+    let nat = Some(NatBehaviour {
+        mapping: Mapping::AddressAndPortDependent,
+        filtering: Filtering::Unknown,
+    });
+    let announce = ClientMessage::Announce(Announce {
+        candidates: vec![host(1)],
+        nat,
+    });
+    for told in [1, 0] {
+        lab.say(a, 0, &announce);
+        let heard = lab.read(b);
+        let said = heard.iter().filter_map(|(_, m)| match m {
+            ServerMessage::PeerOnline(p) => Some(p.nat),
+            _ => None,
+        });
+        assert_eq!(said.collect::<Vec<_>>(), vec![nat; told]);
+    }
 }
 
 #[test]

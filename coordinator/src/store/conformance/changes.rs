@@ -281,6 +281,8 @@ pub(crate) fn whoever_needs_approval_is_listed_and_registered_as_waiting(f: &Sub
     let login = crate::store::Login {
         node: node(3),
         tunnel: f.tunnel(3, 2),
+        held: vec![],
+        may_sign: true,
         now: NOW,
     };
     assert_eq!(block_on(f.store.login(login)).unwrap().changed.len(), 2);
@@ -378,21 +380,29 @@ pub(crate) fn an_evicted_node_stays_out_until_it_is_invited_again(f: &Subject) {
 pub(crate) fn eviction_revokes_what_the_node_came_by_and_made(f: &Subject) {
     party(f);
     role(f, 1, member_id(2, 0), true).unwrap();
-    for (invite, by) in [(50, None), (51, Some(1)), (52, Some(2))] {
+    for (invite, by, uses) in [
+        (50, None, None),
+        (51, Some(1), None),
+        (52, Some(2), None),
+        (53, None, Some(1)),
+    ] {
         let new = NewInvite {
             network: GAMES,
             by: by.map(node),
-            ..f.invite(invite, None)
+            ..f.invite(invite, uses)
         };
         block_on(f.store.create_invite(new)).unwrap();
     }
+    f.join_again(5, 53, 1).unwrap();
+    let used_up = evict(f, 1, super::member_of(f, GAMES, 5), None).unwrap();
+    assert_eq!(used_up.revoked_invites, 0, "nobody could come by it again");
     f.join_again(3, 50, 1).unwrap();
     let first = evict(f, 1, super::member_of(f, GAMES, 3), None).unwrap();
     assert_eq!(first.revoked_invites, 1, "the one it came by");
     // It was an owner: it may have seen all of them.
     let second = evict(f, 1, member_id(2, 0), None).unwrap();
     assert_eq!(second.revoked_invites, 2);
-    for invite in [50, 51, 52] {
+    for invite in [50, 51, 52, 53] {
         assert_eq!(refused(f.join_again(4, invite, 1)), Refusal::InviteUnknown);
     }
 }
@@ -433,6 +443,8 @@ pub(crate) fn a_network_has_an_owner_until_it_ends(f: &Subject) {
 }
 
 pub(crate) fn a_deleted_network_leaves_a_last_head_and_nothing_else(f: &Subject) {
+    let ended = || block_on(f.store.ended_networks()).unwrap();
+    assert_eq!(ended(), vec![]);
     party(f);
     let invite = NewInvite {
         network: GAMES,
@@ -446,6 +458,7 @@ pub(crate) fn a_deleted_network_leaves_a_last_head_and_nothing_else(f: &Subject)
     assert_eq!(delete(f, 1).unwrap(), vec![], "twice is once");
     assert_eq!(refused(delete(f, 2)), Refusal::NoNetwork);
     assert_eq!((epoch(f), members(f)), (before + 1, vec![]));
+    assert_eq!(ended(), vec![GAMES]);
     let roster = block_on(f.store.roster(GAMES)).unwrap();
     assert_eq!(roster.members().count(), 0);
     assert_eq!(

@@ -5,6 +5,7 @@
 
 pub(crate) mod changes;
 pub(crate) mod races;
+pub(crate) mod recovery;
 pub(crate) mod suite;
 
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use kanpachi_common::{
     invite::{InviteSecret, token_hash},
     secret::NetworkSecret,
 };
+
+use crate::org::Signer;
 
 use super::{
     Changes, JoinNetwork, JoinedNetwork, NewInvite, NewNetwork, Result, Store, StoreError,
@@ -29,6 +32,8 @@ pub(crate) const LAN: NetworkId = NetworkId([0xaa; 32]);
 pub(crate) struct Subject {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) org: OrgId,
+    /// Signs what the store has not signed: what another life of it did.
+    pub(crate) signer: Signer,
 }
 
 pub(crate) fn key(n: u16) -> SecretKey {
@@ -53,9 +58,10 @@ pub(crate) fn hash_of(n: u16) -> Hash {
 
 impl Subject {
     /// A store that holds an organisation and nothing else.
-    pub(crate) fn new(store: Arc<dyn Store>, org: OrgId) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, signer: Signer) -> Self {
         block_on(store.create_network(new_network(LAN, "lan"))).unwrap();
-        Self { store, org }
+        let org = signer.org();
+        Self { store, org, signer }
     }
 
     pub(crate) fn tunnel(&self, n: u16, serial: u64) -> TunnelKey {
@@ -170,6 +176,16 @@ macro_rules! conformance {
             a_deleted_network_leaves_a_last_head_and_nothing_else,
             an_address_rests_when_the_last_network_of_its_node_ends,
             every_node_has_the_client_id_of_its_key,
+        );
+        $crate::store::conformance::conformance!(@ $make, recovery:
+            a_login_says_how_what_it_holds_stands_to_what_is_stored,
+            a_roster_that_a_member_shows_is_taken_over_whole,
+            a_network_that_was_forgotten_comes_back_with_what_its_head_says,
+            nothing_is_signed_or_given_out_in_recovery,
+            a_recovery_ends_above_everything_that_was_seen,
+            an_address_that_the_store_gave_away_goes_to_whom_the_roster_says,
+            a_suspension_is_an_eviction_or_nothing,
+            a_suspension_waits_for_the_end_of_a_recovery_and_holds_meanwhile,
         );
         $crate::store::conformance::conformance!(@ $make, races:
             of_200_joins_with_one_single_use_invite_one_succeeds,

@@ -208,6 +208,8 @@ pub(crate) fn a_newer_tunnel_key_is_taken_and_an_older_one_refused(f: &Subject) 
         block_on(f.store.login(Login {
             node: node(1),
             tunnel: f.tunnel(1, serial),
+            held: vec![],
+            may_sign: true,
             now: NOW,
         }))
     };
@@ -219,6 +221,8 @@ pub(crate) fn a_newer_tunnel_key_is_taken_and_an_older_one_refused(f: &Subject) 
     let swapped = block_on(f.store.login(Login {
         node: node(1),
         tunnel: other,
+        held: vec![],
+        may_sign: true,
         now: NOW,
     }));
     assert_eq!(refused(swapped), Refusal::OldKey);
@@ -230,6 +234,8 @@ pub(crate) fn an_unknown_node_is_told_that_it_is_not_registered(f: &Subject) {
     let login = Login {
         node: node(1),
         tunnel: f.tunnel(1, 1),
+        held: vec![],
+        may_sign: true,
         now: NOW,
     };
     assert_eq!(block_on(f.store.login(login)).unwrap().registration, None);

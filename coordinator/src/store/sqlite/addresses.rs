@@ -67,6 +67,15 @@ pub(super) fn free(tx: &Transaction<'_>, node: NodeId, now: UnixTime) -> Result<
     Ok(())
 }
 
+/// Sets every free address to rest from now on: nobody can say who had it lately.
+pub(super) fn rest_all(tx: &Transaction<'_>, now: UnixTime) -> Result<()> {
+    tx.execute(
+        "UPDATE address SET freed_at = $1 WHERE node IS NULL",
+        [rows::number(now.0)?],
+    )?;
+    Ok(())
+}
+
 /// Takes an address that nobody has or that has rested; the primary key decides.
 fn take(tx: &Transaction<'_>, bits: u32, node: NodeId, rested: i64) -> Result<bool> {
     let taken = tx

@@ -235,7 +235,12 @@ fn was_member(conn: &Connection, network: NetworkId, node: NodeId) -> Result<boo
 
 /// Keeps a node out: by password for good, by invites up to the newest of now. A ban that stands is left as it is, or a
 /// request that came twice would take back an invite that was meant to lift it.
-fn ban(tx: &Transaction<'_>, network: NetworkId, node: NodeId, now: UnixTime) -> Result<()> {
+pub(super) fn ban(
+    tx: &Transaction<'_>,
+    network: NetworkId,
+    node: NodeId,
+    now: UnixTime,
+) -> Result<()> {
     tx.execute(
         "INSERT INTO ban (network, node, last_invite, banned_at)
          VALUES ($1, $2, (SELECT coalesce(max(invite), 0) FROM invite), $3) ON CONFLICT (network, node) DO NOTHING",

@@ -92,20 +92,25 @@ impl Invite {
 }
 
 /// Revokes what a member could come back by: the invite it came by and those it made; all of the network when
-/// it was an owner, who could have made or seen any.
+/// it was an owner, who could have made or seen any. Counted are those that somebody could still have used.
 pub(super) fn revoke_of(
     tx: &Transaction<'_>,
     network: NetworkId,
     node: NodeId,
     now: UnixTime,
 ) -> Result<u32> {
-    let revoked = tx.execute(
+    let mut revoke = tx.prepare_cached(
         "UPDATE invite SET revoked_at = $1 WHERE network = $2 AND revoked_at IS NULL AND EXISTS (
              SELECT 1 FROM member WHERE member.network = $2 AND member.node = $3 AND (
-                 member.came_by = invite.invite OR member.member = invite.made_by OR member.caps & $4 <> 0))",
-        params![rows::number(now.0)?, network.0, node.0, Caps::OWNER.0],
+                 member.came_by = invite.invite OR member.member = invite.made_by OR member.caps & $4 <> 0))
+         RETURNING (uses_left IS NULL OR uses_left > 0) AND expires_at > $1",
     )?;
-    Ok(u32::try_from(revoked).unwrap_or(u32::MAX))
+    let revoked = params![rows::number(now.0)?, network.0, node.0, Caps::OWNER.0];
+    let mut good = 0;
+    for was_good in revoke.query_map(revoked, |row| row.get::<_, bool>(0))? {
+        good += u32::from(was_good?);
+    }
+    Ok(good)
 }
 
 /// Revokes what a member made.

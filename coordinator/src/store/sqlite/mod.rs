@@ -13,8 +13,11 @@ mod nodes;
 mod open;
 mod organisation;
 mod owners;
+mod recovery;
 mod rosters;
 mod rows;
+mod suspensions;
+mod takeover;
 mod thread;
 
 #[cfg(test)]
@@ -116,6 +119,17 @@ impl Engine {
         let out = intent(&tx, &self.signer)?;
         tx.commit()?;
         Ok(out)
+    }
+
+    /// The same for an intent that signs or gives something out: refused during a recovery.
+    fn change<T>(
+        &mut self,
+        intent: impl FnOnce(&Transaction<'_>, &Signer) -> Result<T>,
+    ) -> Result<T> {
+        self.write(|tx, signer| {
+            recovery::check(tx)?;
+            intent(tx, signer)
+        })
     }
 
     /// Runs one reading intent on one state of the database.

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::{
     rosters::{self, Stored, Validity},
-    rows,
+    rows, suspensions,
 };
 use crate::{
     org::Signer,
@@ -114,9 +114,18 @@ pub(super) fn list(conn: &Connection, signer: &Signer) -> Result<Vec<NetworkSumm
         .collect()
 }
 
-fn ids(conn: &Connection) -> Result<Vec<NetworkId>> {
+pub(super) fn ids(conn: &Connection) -> Result<Vec<NetworkId>> {
     let mut statement = conn
         .prepare_cached("SELECT network FROM network WHERE deleted_at IS NULL ORDER BY folded")?;
+    let ids = statement.query_map([], |row| rows::id(row, 0))?;
+    Ok(ids.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Networks that were deleted.
+pub(super) fn ended(conn: &Connection) -> Result<Vec<NetworkId>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT network FROM network WHERE deleted_at IS NOT NULL ORDER BY deleted_at, network",
+    )?;
     let ids = statement.query_map([], |row| rows::id(row, 0))?;
     Ok(ids.collect::<rusqlite::Result<_>>()?)
 }
@@ -136,7 +145,14 @@ pub(super) fn active_of_node(conn: &Connection, node: NodeId) -> Result<Vec<Netw
     )?;
     let pending = Caps::PENDING.0;
     let ids = statement.query_map(params![node.0, pending], |row| rows::id(row, 0))?;
-    Ok(ids.collect::<rusqlite::Result<_>>()?)
+    let ids: Vec<NetworkId> = ids.collect::<rusqlite::Result<_>>()?;
+    let mut active = Vec::with_capacity(ids.len());
+    for network in ids {
+        if !suspensions::suspended(conn, network)?.contains(&node) {
+            active.push(network);
+        }
+    }
+    Ok(active)
 }
 
 /// Networks in which a node awaits approval.
@@ -213,6 +229,7 @@ pub(super) fn changes_since(
         root: stored.head.root,
         issued_at: stored.head.issued_at,
         members: stored.members()?,
+        suspended: suspensions::suspended(conn, network)?,
         secret: stored.secret,
         pages,
         answers,

@@ -4,11 +4,15 @@ use kanpachi_common::{
     ClientId, NetworkId, NodeId, TunnelKey, UnixTime,
     addr::ipv6_of,
     cbor::{self, Ext},
-    wire::control::Registration,
+    wire::control::{MAX_NETWORKS, Registration},
 };
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-use super::{addresses, members, networks, rows};
+use super::{
+    addresses, members, networks,
+    recovery::{self, Standing},
+    rows,
+};
 use crate::{
     org::Signer,
     store::{LoggedIn, Login, Refusal, Result, StoreError},
@@ -16,21 +20,46 @@ use crate::{
 
 /// Longest CBOR of a tunnel key in bytes.
 const MAX_TUNNEL: usize = 512;
+/// Rosters of a stranger that are compared with what is stored.
+const MAX_OF_STRANGERS: usize = 16;
 /// Client ids that are tried for one node. With a million nodes one try in a thousand meets a taken one.
 const MAX_TRIES: u32 = 64;
 
 pub(super) fn login(tx: &Transaction<'_>, signer: &Signer, login: &Login) -> Result<LoggedIn> {
-    if known_key(tx, login.node)?.is_none() {
-        return Ok(LoggedIn {
-            registration: None,
-            changed: vec![],
-        });
+    let known = known_key(tx, login.node)?;
+    // A stranger may be somebody who was forgotten; it is heard, and not for long.
+    let heard = if known.is_some() {
+        MAX_NETWORKS
+    } else {
+        MAX_OF_STRANGERS
+    };
+    let (mut ahead, mut agrees) = (Vec::new(), false);
+    for held in login.held.iter().take(heard) {
+        match recovery::standing(tx, held.network, held.position, held.root)? {
+            Standing::Ahead => ahead.push(held.network),
+            Standing::Same => agrees = true,
+            Standing::Behind => {}
+        }
     }
-    let changed = take_key(tx, signer, login.node, &login.tunnel, login.now)?;
-    Ok(LoggedIn {
-        registration: Some(registration(tx, signer, login.node)?),
-        changed,
-    })
+    let mut out = LoggedIn {
+        registration: None,
+        changed: vec![],
+        ahead,
+        agrees,
+        key_waits: false,
+    };
+    let Some(known) = known else {
+        return Ok(out);
+    };
+    if known.serial < login.tunnel.serial
+        && (!login.may_sign || !out.ahead.is_empty() || recovery::is_frozen(tx)?)
+    {
+        out.key_waits = true;
+    } else {
+        out.changed = take_key(tx, signer, login.node, &login.tunnel, login.now)?;
+    }
+    out.registration = Some(registration(tx, signer, login.node)?);
+    Ok(out)
 }
 
 /// Registers a node, or takes its newer tunnel key into every roster that it is in. A lower serial is refused,
@@ -93,6 +122,28 @@ fn take_client_id(tx: &Transaction<'_>, node: NodeId) -> Result<()> {
         }
     }
     Err(StoreError::Failed("no client id is free".to_owned()))
+}
+
+/// Gives a node the client id that a roster says. Whoever else has it gets another.
+pub(super) fn set_client_id(tx: &Transaction<'_>, node: NodeId, id: ClientId) -> Result<()> {
+    let other: Option<NodeId> = tx
+        .query_row(
+            "SELECT node FROM node WHERE client_id = $1 AND node <> $2",
+            params![id.get(), node.0],
+            |row| rows::id(row, 0),
+        )
+        .optional()?;
+    if let Some(other) = other {
+        tx.execute(
+            "UPDATE node SET client_id = NULL WHERE node = $1",
+            [other.0],
+        )?;
+    }
+    tx.execute(
+        "UPDATE node SET client_id = $1 WHERE node = $2",
+        params![id.get(), node.0],
+    )?;
+    other.map_or(Ok(()), |other| take_client_id(tx, other))
 }
 
 /// Gives every node a client id that came before there were any, in the order in which they came.

@@ -19,6 +19,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         sql: include_str!("migrations/0002-passwords.sql"),
         fill: nodes::fill_client_ids,
     },
+    Migration::sql(include_str!("migrations/0003-recovery.sql")),
 ];
 
 /// A step from one schema to the next.

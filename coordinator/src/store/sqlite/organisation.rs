@@ -1,16 +1,16 @@
 //! The organisation's own rows: manifest, keys, directory.
 
 use kanpachi_common::{
-    Pool, Signed, UnixTime, cbor,
+    Pool, Signed, UnixTime, Verified, cbor,
     org::{Directory, Manifest, Server},
 };
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use zeroize::Zeroizing;
 
-use super::rows;
+use super::{recovery, rows};
 use crate::{
     org::{SealedRoot, Signer},
-    store::{Result, StoreError},
+    store::{JUMP, Refusal, Result, StoreError},
 };
 
 /// Longest CBOR of signed objects in bytes: their payload and some room.
@@ -98,6 +98,22 @@ pub(super) fn directory(conn: &Connection, signer: &Signer) -> Result<Option<Sig
         .transpose()
 }
 
+fn newest(conn: &Connection, signer: &Signer) -> Result<Option<Verified<Directory>>> {
+    directory(conn, signer)?
+        .map(|old| Directory::verify(&old, signer.manifest()).map_err(StoreError::damaged))
+        .transpose()
+}
+
+/// Signs the newest directory again, far above all that may have been published since a backup.
+pub(super) fn jump(tx: &Transaction<'_>, signer: &Signer, now: UnixTime) -> Result<()> {
+    let Some(old) = newest(tx, signer)? else {
+        return Ok(());
+    };
+    let floor = old.seq.saturating_add(JUMP);
+    let (coordinators, bootstraps) = (old.coordinators.clone(), old.bootstraps.clone());
+    publish(tx, signer, coordinators, bootstraps, floor, now).map(drop)
+}
+
 pub(super) fn publish(
     tx: &Transaction<'_>,
     signer: &Signer,
@@ -106,9 +122,12 @@ pub(super) fn publish(
     floor: u64,
     now: UnixTime,
 ) -> Result<Signed<Directory>> {
-    let old = directory(tx, signer)?
-        .map(|old| Directory::verify(&old, signer.manifest()).map_err(StoreError::damaged))
-        .transpose()?;
+    let old = newest(tx, signer)?;
+    if recovery::is_frozen(tx)? {
+        // What the members have already is good enough.
+        let old = old.map(|old| old.signed().clone());
+        return old.ok_or(Refusal::Recovery.into());
+    }
     if let Some(old) = &old
         && old.coordinators == coordinators
         && old.bootstraps == bootstraps

@@ -32,6 +32,8 @@ pub(super) struct Stored {
     pub(super) rows: Vec<MemberRow>,
     /// The network has ended.
     pub(super) deleted: bool,
+    /// No head below is signed any more.
+    pub(super) epoch_floor: u64,
     validity: Validity,
 }
 
@@ -53,6 +55,7 @@ impl Stored {
     /// The epoch after this one.
     pub(super) fn next_epoch(&self) -> Result<u64> {
         let next = self.head.epoch.checked_add(1);
+        let next = next.map(|next| next.max(self.epoch_floor));
         next.ok_or_else(|| StoreError::Failed("the epochs of a network are used up".to_owned()))
     }
 
@@ -83,7 +86,8 @@ pub(super) fn load(
 ) -> Result<Option<Stored>> {
     let row = conn
         .prepare_cached(
-            "SELECT name, settings, settings_at, secret_id, soft_seconds, hard_seconds, deleted_at IS NOT NULL
+            "SELECT name, settings, settings_at, secret_id, soft_seconds, hard_seconds, deleted_at IS NOT NULL,
+                    epoch_floor
              FROM network WHERE network = $1",
         )?
         .query_row([network.0], |row| {
@@ -97,10 +101,11 @@ pub(super) fn load(
                     hard: hard_seconds(row)?,
                 },
                 row.get::<_, bool>(6)?,
+                rows::unsigned(row, 7)?,
             ))
         })
         .optional()?;
-    let Some((name, settings, settings_at, secret_id, validity, deleted)) = row else {
+    let Some((name, settings, settings_at, secret_id, validity, deleted, epoch_floor)) = row else {
         return Ok(None);
     };
     let head = newest_head(conn, signer, network)?;
@@ -129,6 +134,7 @@ pub(super) fn load(
         secret,
         rows,
         deleted,
+        epoch_floor,
         validity,
     }))
 }

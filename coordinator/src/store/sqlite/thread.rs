@@ -11,12 +11,15 @@ use kanpachi_common::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Engine, ends, invites, members, networks, nodes, organisation, owners};
+use super::{
+    Engine, ends, invites, members, networks, nodes, organisation, owners, recovery, suspensions,
+};
 use crate::store::{
-    Changes, CreateNetwork, DeleteNetwork, Evict, Evicted, InviteStored, JoinByPassword,
-    JoinNetwork, JoinedNetwork, Leave, LoggedIn, Login, NamesSet, NetworkPassword, NetworkSummary,
-    NewInvite, NewNetwork, RemoveMember, Result, SetAccess, SetName, SetPassword, SetRole, Settle,
-    Store, StoreError,
+    Adopt, Adopted, BringSuspends, Changes, CreateNetwork, DeleteNetwork, EndRecovery, Evict,
+    Evicted, InviteStored, JoinByPassword, JoinNetwork, JoinedNetwork, Leave, LoggedIn, Login,
+    NamesSet, NetworkPassword, NetworkSummary, NewInvite, NewNetwork, Recovered, Recovery,
+    RemoveMember, Result, Seen, SetAccess, SetName, SetPassword, SetRole, Settle, Store,
+    StoreError,
 };
 
 /// Intents that wait for the thread; whoever brings one more waits for a place.
@@ -64,7 +67,7 @@ impl SqliteStore {
 
     /// Runs anything on the connection: for tests that break things.
     #[cfg(test)]
-    pub(super) fn with_connection<T: Send + 'static>(
+    pub(crate) fn with_connection<T: Send + 'static>(
         &self,
         f: impl FnOnce(&mut rusqlite::Connection) -> T + Send + 'static,
     ) -> T {
@@ -86,12 +89,16 @@ impl Drop for SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn create_network(&self, new: NewNetwork) -> Result<NetworkSummary> {
-        self.run(move |e| e.write(|tx, s| networks::create(tx, s, &new)))
+        self.run(move |e| e.change(|tx, s| networks::create(tx, s, &new)))
             .await
     }
 
     async fn networks(&self) -> Result<Vec<NetworkSummary>> {
         self.run(|e| e.read(networks::list)).await
+    }
+
+    async fn ended_networks(&self) -> Result<Vec<NetworkId>> {
+        self.run(|e| e.read(|c, _| networks::ended(c))).await
     }
 
     async fn networks_of(&self, node: NodeId) -> Result<Vec<NetworkId>> {
@@ -105,17 +112,17 @@ impl Store for SqliteStore {
     }
 
     async fn create_invite(&self, new: NewInvite) -> Result<InviteStored> {
-        self.run(move |e| e.write(|tx, s| invites::create(tx, s, &new)))
+        self.run(move |e| e.change(|tx, s| invites::create(tx, s, &new)))
             .await
     }
 
     async fn join_network(&self, join: JoinNetwork) -> Result<JoinedNetwork> {
-        self.run(move |e| e.write(|tx, s| members::join(tx, s, &join)))
+        self.run(move |e| e.change(|tx, s| members::join(tx, s, &join)))
             .await
     }
 
     async fn create_network_by(&self, create: CreateNetwork) -> Result<JoinedNetwork> {
-        self.run(move |e| e.write(|tx, s| members::create_network(tx, s, &create)))
+        self.run(move |e| e.change(|tx, s| members::create_network(tx, s, &create)))
             .await
     }
 
@@ -125,52 +132,76 @@ impl Store for SqliteStore {
     }
 
     async fn join_by_password(&self, join: JoinByPassword) -> Result<JoinedNetwork> {
-        self.run(move |e| e.write(|tx, s| members::join_by_password(tx, s, &join)))
+        self.run(move |e| e.change(|tx, s| members::join_by_password(tx, s, &join)))
             .await
     }
 
     async fn leave(&self, leave: Leave) -> Result<Vec<NetworkId>> {
-        self.run(move |e| e.write(|tx, s| ends::leave(tx, s, &leave)))
+        self.run(move |e| e.change(|tx, s| ends::leave(tx, s, &leave)))
             .await
     }
 
     async fn delete_network(&self, delete: DeleteNetwork) -> Result<Vec<NetworkId>> {
-        self.run(move |e| e.write(|tx, s| ends::delete(tx, s, &delete)))
+        self.run(move |e| e.change(|tx, s| ends::delete(tx, s, &delete)))
             .await
     }
 
     async fn evict(&self, evict: Evict) -> Result<Evicted> {
-        self.run(move |e| e.write(|tx, s| ends::evict(tx, s, &evict)))
+        self.run(move |e| e.change(|tx, s| ends::evict(tx, s, &evict)))
             .await
     }
 
     async fn set_password(&self, set: SetPassword) -> Result<()> {
-        self.run(move |e| e.write(|tx, _| owners::set_password(tx, &set)))
+        self.run(move |e| e.change(|tx, _| owners::set_password(tx, &set)))
             .await
     }
 
     async fn set_access(&self, set: SetAccess) -> Result<Vec<NetworkId>> {
-        self.run(move |e| e.write(|tx, s| owners::set_access(tx, s, &set)))
+        self.run(move |e| e.change(|tx, s| owners::set_access(tx, s, &set)))
             .await
     }
 
     async fn settle(&self, settle: Settle) -> Result<Vec<NetworkId>> {
-        self.run(move |e| e.write(|tx, s| owners::settle(tx, s, &settle)))
+        self.run(move |e| e.change(|tx, s| owners::settle(tx, s, &settle)))
             .await
     }
 
     async fn set_role(&self, set: SetRole) -> Result<Vec<NetworkId>> {
-        self.run(move |e| e.write(|tx, s| owners::set_role(tx, s, &set)))
+        self.run(move |e| e.change(|tx, s| owners::set_role(tx, s, &set)))
             .await
     }
 
     async fn set_name(&self, set: SetName) -> Result<NamesSet> {
-        self.run(move |e| e.write(|tx, s| members::set_name(tx, s, &set)))
+        self.run(move |e| e.change(|tx, s| members::set_name(tx, s, &set)))
             .await
     }
 
     async fn remove_member(&self, remove: RemoveMember) -> Result<()> {
-        self.run(move |e| e.write(|tx, s| ends::remove(tx, s, &remove)))
+        self.run(move |e| e.change(|tx, s| ends::remove(tx, s, &remove)))
+            .await
+    }
+
+    async fn bring_suspends(&self, brought: BringSuspends) -> Result<Vec<NetworkId>> {
+        self.run(move |e| e.write(|tx, s| suspensions::bring(tx, s, &brought)))
+            .await
+    }
+
+    async fn see(&self, seen: Seen) -> Result<bool> {
+        self.run(move |e| e.write(|tx, _| recovery::see(tx, &seen)))
+            .await
+    }
+
+    async fn adopt(&self, adopt: Adopt) -> Result<Adopted> {
+        self.run(move |e| e.write(|tx, s| recovery::adopt(tx, s, &adopt)))
+            .await
+    }
+
+    async fn recovery(&self) -> Result<Option<Recovery>> {
+        self.run(|e| e.read(|c, _| recovery::report(c))).await
+    }
+
+    async fn end_recovery(&self, end: EndRecovery) -> Result<Recovered> {
+        self.run(move |e| e.write(|tx, s| recovery::end(tx, s, &end)))
             .await
     }
 
@@ -190,7 +221,7 @@ impl Store for SqliteStore {
     }
 
     async fn renew_heads(&self, older_than: UnixTime, now: UnixTime) -> Result<Vec<NetworkId>> {
-        self.run(move |e| e.write(|tx, s| networks::renew(tx, s, older_than, now)))
+        self.run(move |e| e.change(|tx, s| networks::renew(tx, s, older_than, now)))
             .await
     }
 

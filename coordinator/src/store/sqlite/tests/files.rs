@@ -147,19 +147,24 @@ fn the_schema_is_what_the_migrations_make_of_it() {
     assert_eq!(
         tables,
         [
+            "abandoned",
             "address",
             "ban",
             "directory",
+            "displaced",
             "head",
             "invite",
             "member",
             "network",
             "node",
             "organisation",
+            "recovery",
             "removed",
             "schema_version",
             "secret",
-            "server"
+            "server",
+            "shown",
+            "suspension"
         ]
     );
 }

@@ -35,6 +35,8 @@ fn a_taken_client_id_is_settled_and_said_in_every_entry() {
     let login = crate::store::Login {
         node: node(1),
         tunnel: f.tunnel(1, 2),
+        held: vec![],
+        may_sign: true,
         now: super::NOW,
     };
     block_on(f.store.login(login)).unwrap();

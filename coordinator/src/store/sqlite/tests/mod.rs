@@ -70,10 +70,10 @@ impl Fixture {
     fn new(mut database: Database, dir: Option<tempfile::TempDir>, pool: &str) -> Self {
         let pool = Some(pool.parse().unwrap());
         let organisation = Organisation::open(&mut database, pool, NOW).unwrap();
-        let org = organisation.org();
-        let sqlite = Arc::new(database.into_store(organisation.signer).unwrap());
+        let signer = organisation.signer;
+        let sqlite = Arc::new(database.into_store(signer.clone()).unwrap());
         Self {
-            subject: Subject::new(Arc::clone(&sqlite) as _, org),
+            subject: Subject::new(Arc::clone(&sqlite) as _, signer),
             sqlite,
             dir,
         }
@@ -83,11 +83,12 @@ impl Fixture {
     pub(super) fn open(path: &std::path::Path, dir: Option<tempfile::TempDir>) -> Self {
         let mut database = Database::open(path).unwrap();
         let organisation = Organisation::open(&mut database, None, NOW).unwrap();
-        let org = organisation.org();
-        let sqlite = Arc::new(database.into_store(organisation.signer).unwrap());
+        let (org, signer) = (organisation.org(), organisation.signer);
+        let sqlite = Arc::new(database.into_store(signer.clone()).unwrap());
         let subject = Subject {
             store: Arc::clone(&sqlite) as _,
             org,
+            signer,
         };
         Self {
             subject,

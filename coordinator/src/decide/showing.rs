@@ -1,0 +1,333 @@
+//! Members that know more than the store: they are asked to show it, and nothing is signed until they have.
+//!
+//! What a node says in its hello proves nothing. Whoever claims a roster that the store has never signed is asked for it
+//! page by page; the first page carries the head, and only our own signature on it lets the rest in.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use kanpachi_common::{
+    NetworkId, NodeId, Verified,
+    org::Manifest,
+    roster::{Caps, Head, Page},
+    secret::NetworkSecret,
+    wire::{
+        control::{Nonce, ServerMessage, codes},
+        membership::Suspended,
+        showing::{ShowRoster, Shown},
+    },
+};
+
+use super::{
+    Config, Core, Event, Intent, IntentId, Now, SessionId,
+    limits::{Keyed, Rate},
+    requests::{Purpose, millis},
+    session::{CHATTER, Phase, Session},
+};
+use crate::store::{Adopt, Adopted, BringSuspends, IN_RECOVERY, Seen};
+
+/// A coordinator that starts hears its members for so long before it signs: by then whoever is awake has dialled.
+pub const COMPARE_FOR: Duration = Duration::from_secs(10);
+/// A roster that is not here after this time is waited for no longer.
+const SHOW_WITHIN: Duration = Duration::from_secs(10);
+/// The same session is asked for the same roster again after this time.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// Rosters that are collected at once: each is a few MiB in memory at the most.
+const MAX_SHOWS: usize = 4;
+/// Claims that wait to be asked about.
+const MAX_SUSPECTS: usize = 4096;
+/// How often one node may keep the others waiting by a claim.
+const DOUBTS: Rate = Rate::new(1, Duration::from_secs(120));
+
+/// What is being compared with the members.
+#[derive(Debug)]
+pub(super) struct Comparing {
+    /// Whose signature proves something.
+    manifest: Option<Verified<Manifest>>,
+    /// Claims that nobody was asked about yet.
+    suspects: BTreeSet<(SessionId, NetworkId)>,
+    shows: BTreeMap<(SessionId, NetworkId), Show>,
+    /// Nothing is signed before, unless a member agrees with the store.
+    window: Option<Instant>,
+    /// Nothing is signed now.
+    holds: bool,
+    /// What would be signed.
+    held: VecDeque<(IntentId, Intent)>,
+    doubts: Keyed<NodeId>,
+    /// Sessions whose newer tunnel key is not in the rosters yet.
+    keys: BTreeSet<SessionId>,
+}
+
+/// A roster on its way from a node.
+#[derive(Debug)]
+struct Show {
+    asked: Instant,
+    /// Nothing is signed until it is here.
+    holds: bool,
+    /// It is here, or will not come.
+    over: bool,
+    head: Option<Verified<Head>>,
+    secret: Option<NetworkSecret>,
+    pages: Vec<Page>,
+}
+
+impl Show {
+    fn is_pending(&self, now: Instant) -> bool {
+        !self.over && now < self.asked + SHOW_WITHIN
+    }
+}
+
+impl Comparing {
+    pub(super) fn new(config: &Config, now: Instant) -> Self {
+        Self {
+            // Without it nothing is believed; the organisation was opened with it, so it verifies.
+            manifest: Manifest::verify(&config.manifest, &config.org).ok(),
+            suspects: BTreeSet::new(),
+            shows: BTreeMap::new(),
+            window: None,
+            holds: false,
+            held: VecDeque::new(),
+            doubts: Keyed::new(DOUBTS, now),
+            keys: BTreeSet::new(),
+        }
+    }
+
+    /// May anything be signed?
+    pub(super) const fn is_over(&self) -> bool {
+        !self.holds
+    }
+
+    /// Keeps an intent that signs, while nothing is signed.
+    pub(super) fn hold(&mut self, id: IntentId, intent: Intent) {
+        self.held.push_back((id, intent));
+    }
+
+    /// Is there something that waits for time to pass?
+    pub(super) fn waits(&self) -> bool {
+        self.holds
+    }
+
+    pub(super) fn forget(&mut self, session: SessionId) {
+        self.suspects.retain(|(id, _)| *id != session);
+        self.shows.retain(|(id, _), _| *id != session);
+        self.keys.remove(&session);
+    }
+}
+
+impl Core {
+    /// The store may be out of an old backup, and nobody could be asked: members are heard before anything is signed.
+    pub fn handle_unsure(&mut self, now: Now) {
+        self.comparing.window = Some(now.at + COMPARE_FOR);
+        self.comparing.holds = true;
+    }
+
+    /// A node claims a roster that the store has not.
+    pub(super) fn suspect(&mut self, id: SessionId, network: NetworkId) {
+        if let Some(node) = self.sessions.get(&id).map(|s| s.node) {
+            self.event(Event::ClaimsNewer(node, network));
+            if self.comparing.suspects.len() < MAX_SUSPECTS {
+                self.comparing.suspects.insert((id, network));
+            }
+        }
+    }
+
+    /// A member holds exactly what is stored: the store is not old.
+    pub(super) fn agreed(&mut self) {
+        self.comparing.window = None;
+    }
+
+    /// The tunnel key of a session goes into its rosters when something may be signed again.
+    pub(super) fn key_waits(&mut self, id: SessionId) {
+        self.comparing.keys.insert(id);
+    }
+
+    /// Asks whoever claims something for a proof, and lets go of what was held when there is nothing to wait for.
+    pub(super) fn compare(&mut self, now: Now) {
+        let pending =
+            |shows: &BTreeMap<_, Show>| shows.values().filter(|s| s.is_pending(now.at)).count();
+        while pending(&self.comparing.shows) < MAX_SHOWS
+            && let Some((id, network)) = self.comparing.suspects.pop_first()
+        {
+            self.ask_to_show(id, network, now);
+        }
+        let window = self.comparing.window.is_some_and(|until| now.at < until);
+        let shows = self.comparing.shows.values();
+        let holds = window || shows.clone().any(|s| s.holds && s.is_pending(now.at));
+        if self.comparing.holds && !holds {
+            self.comparing.window = None;
+            self.comparing.holds = false;
+            self.intents.append(&mut self.comparing.held);
+            self.take_keys(now);
+        }
+        self.comparing.holds = holds;
+    }
+
+    fn ask_to_show(&mut self, id: SessionId, network: NetworkId, now: Now) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let asked = self.comparing.shows.get(&(id, network));
+        if asked.is_some_and(|show| now.at < show.asked + ASK_AGAIN) {
+            return;
+        }
+        // A member is waited for, though not again and again; a stranger is not.
+        let (node, member) = (session.node, session.phase == Phase::Member);
+        let holds = member && self.comparing.doubts.take(node, now.at).is_ok();
+        let show = Show {
+            asked: now.at,
+            holds,
+            over: false,
+            head: None,
+            secret: None,
+            pages: Vec::new(),
+        };
+        self.comparing.shows.insert((id, network), show);
+        let message = ServerMessage::ShowRoster(ShowRoster { network });
+        self.send(id, 0, &message);
+    }
+
+    /// A node shows a page of its roster.
+    pub(super) fn shown(&mut self, id: SessionId, shown: Shown, now: Now) {
+        let network = shown.page.network;
+        let Some(node) = self.sessions.get(&id).map(|s| s.node) else {
+            return;
+        };
+        let manifest = self.comparing.manifest.as_ref();
+        let show = self.comparing.shows.get_mut(&(id, network));
+        let Some(show) = show.filter(|show| show.is_pending(now.at)) else {
+            // Not asked for, or too late.
+            return;
+        };
+        let count = usize::from(shown.page.count);
+        if !show.take(shown, manifest) {
+            show.over = true;
+            show.pages = Vec::new();
+        } else if show.pages.len() == count {
+            show.over = true;
+            let intent = show.finish(node, now);
+            if let Some(intent) = intent {
+                self.intend(intent, Purpose::Adopt(id));
+            }
+        }
+    }
+
+    /// A roster was shown.
+    pub(super) fn adopted(&mut self, id: SessionId, adopted: &Adopted) {
+        let by = self.sessions.get(&id).map(|s| s.node);
+        if adopted.recovery && self.recovery.is_none() {
+            self.recovery = Some(IN_RECOVERY.to_owned());
+            self.event(Event::Recovery);
+        }
+        for network in &adopted.changed {
+            if let Some(by) = by {
+                self.event(Event::Adopted(by, *network));
+            }
+            self.changed(*network);
+        }
+    }
+
+    /// Guests whom a roster that was shown makes members: their next login finds them registered. Whoever waits for the
+    /// answer to its join is one of them by that.
+    pub(super) fn recognise(&mut self, came: &[NodeId]) {
+        let guest = |s: &Session| s.phase == Phase::Guest && s.waiting == 0;
+        for id in self.ids_of(|s| guest(s) && came.contains(&s.node)) {
+            let text = "this coordinator knows this machine again; it only has to log in once more";
+            self.refuse_and_close(id, codes::BUSY, text, Some(0));
+        }
+    }
+
+    /// A member brought suspensions.
+    pub(super) fn suspended(&mut self, id: SessionId, request: u64, said: &Suspended, now: Now) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if session.phase != Phase::Member {
+            let text = "this machine is not registered here; join with an invite first";
+            return self.refuse(id, request, codes::NOT_REGISTERED, text, None);
+        }
+        // Each costs a look at a signature.
+        if let Err(wait) = session.chatter.take(CHATTER, now.at) {
+            let text = "too many requests";
+            return self.refuse(id, request, codes::BUSY, text, Some(millis(wait)));
+        }
+        // By whoever's key: whether that is an owner's is decided where the roster is.
+        let valid = |s: &kanpachi_common::Signed<_>| s.verify(&[s.key]).ok();
+        let suspends: Vec<_> = said.suspends.iter().filter_map(valid).collect();
+        if suspends.is_empty() {
+            return self.send(id, request, &ServerMessage::Done(Nonce(request)));
+        }
+        let brought = BringSuspends {
+            suspends,
+            seed: self.random(),
+            now: now.wall,
+        };
+        self.ask(id, Intent::Suspends(brought), Purpose::Change(id, request));
+    }
+
+    /// Tunnel keys that could not be taken at the login are taken now.
+    pub(super) fn take_keys(&mut self, now: Now) {
+        for id in std::mem::take(&mut self.comparing.keys) {
+            let session = self.sessions.get(&id);
+            let Some((node, tunnel)) = session.and_then(|s| Some((s.node, s.tunnel?))) else {
+                continue;
+            };
+            let login = crate::store::Login {
+                node,
+                tunnel,
+                held: vec![],
+                may_sign: true,
+                now: now.wall,
+            };
+            self.intend(Intent::Login(login), Purpose::Key(id));
+        }
+    }
+}
+
+impl Show {
+    /// Takes the next page; false when it is not the next page of a roster that this organisation signed.
+    fn take(&mut self, shown: Shown, manifest: Option<&Verified<Manifest>>) -> bool {
+        let page = shown.page;
+        if usize::from(page.index) != self.pages.len() || page.index >= page.count {
+            return false;
+        }
+        match self.pages.first() {
+            Some(first) if first.head != page.head || first.count != page.count => return false,
+            Some(_) => {}
+            None => {
+                let head = manifest.and_then(|m| Head::verify(&page.head, m).ok());
+                let Some(head) = head.filter(|head| head.network == page.network) else {
+                    return false;
+                };
+                self.head = Some(head);
+                self.secret = shown.secret;
+            }
+        }
+        self.pages.push(page);
+        true
+    }
+
+    /// All pages are here: the roster to take over, or the head alone when that is all that can be believed.
+    fn finish(&mut self, by: NodeId, now: Now) -> Option<Intent> {
+        let head = self.head.take()?;
+        let now = now.wall;
+        let pages = std::mem::take(&mut self.pages);
+        let roster = Page::join(pages).and_then(|(_, roster)| roster.verify(head.clone()));
+        let Ok(roster) = roster else {
+            let by = Some(by);
+            return Some(Intent::See(Box::new(Seen { head, by, now })));
+        };
+        // Only a member is let speak for the others.
+        let member = roster.member(&by)?;
+        if member.caps.has(Caps::PENDING) {
+            return None;
+        }
+        Some(Intent::Adopt(Box::new(Adopt {
+            roster,
+            secret: self.secret.take(),
+            by,
+            now,
+        })))
+    }
+}
