@@ -16,7 +16,9 @@ use std::{
 
 use kanpachi_common::{NetworkId, NodeId, OrgId, SecretKey, cbor, identity::x25519_public};
 use kanpachi_proto::{
+    code::{Code, Door, Joiner, Step, exchange::Ends},
     path::{Candidate, PathKind},
+    standing,
     tunnel::{
         Config, Control, Event, FragmentHeader, HEADER_LEN, Kind, LocalIdentity, OVERHEAD,
         PeerConfig, ReplayWindow, Session, Tunnels,
@@ -122,8 +124,11 @@ fn a_handshake_and_the_first_packets() {
         let (counter, kind, payload) = open(&at_b, &transmit.data);
         assert_eq!(kind, Kind::Control);
         assert!(window.check_and_set(counter));
-        v.bytes(&format!("control-{n}"), &transmit.data);
-        v.bytes(&format!("control-{n}.payload"), payload);
+        // Behind these come probes of the path MTU, which are zeros for the most part.
+        if n < 2 {
+            v.bytes(&format!("control-{n}"), &transmit.data);
+            v.bytes(&format!("control-{n}.payload"), payload);
+        }
         n += 1;
     }
 
@@ -215,4 +220,49 @@ fn control_messages_and_fragments() {
     };
     v.bytes("fragment-header", fragment.encode());
     v.assert_on_page("control");
+}
+
+#[test]
+fn where_a_node_stands() {
+    let mut v = Vectors::default();
+    v.bytes("node", id(0));
+    v.bytes("member", id(1));
+    v.bytes("rank", standing::rank(&id(0), &id(1)).0);
+    v.assert_on_page("standing");
+}
+
+#[test]
+fn a_code_is_exchanged_for_an_invite() {
+    let now = Instant::now();
+    let ends = Ends {
+        org: ORG,
+        joiner: id(0),
+        host: id(1),
+    };
+    let link = "kanpachi://join/lan#…";
+    let mut door = Door::new(ORG, id(1), [0x91; 32], now);
+    let code = door.code().clone();
+    let (mut joiner, start) = Joiner::start(&code, ends, [0x92; 32]);
+    let from = [192, 0, 2, 1].into();
+    let (tried, element) = door.handle_start(from, id(0), &start, now).unwrap();
+    let Step::Send(confirm) = joiner.handle_reply(&element).unwrap() else {
+        panic!("done too soon");
+    };
+    let invite = door
+        .handle_confirm(tried, &confirm, now)
+        .unwrap()
+        .seal(link);
+    let mut v = Vectors::default();
+    v.text("random", page::hex(&[0x42; 32]));
+    v.text("random.code", Code::from_random(&[0x42; 32]).text());
+    v.bytes("org", ORG.0);
+    v.text("code", code.text());
+    v.bytes("joiner", id(0));
+    v.bytes("host", id(1));
+    v.bytes("start", start.frame().to_bytes());
+    v.bytes("element", element.frame().to_bytes());
+    v.bytes("confirm", confirm.frame().to_bytes());
+    v.bytes("link", link);
+    v.bytes("invite", invite.frame().to_bytes());
+    v.assert_on_page("exchange");
 }

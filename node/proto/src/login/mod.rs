@@ -4,6 +4,7 @@
 //! The first one that says [`Welcome`] and belongs to the organisation wins; the others are let go. A lost session
 //! is dialled again after a wait that doubles, with jitter, up to 8 s or what the coordinator asked for.
 
+mod announce;
 mod session;
 
 use std::{
@@ -34,8 +35,12 @@ const MIN_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_ASKED: Duration = Duration::from_secs(300);
 const PING: Duration = Duration::from_millis(PING_MS);
 /// A ping counts as missed after this, and the next one goes out: so three missed ones are noticed within
-/// 3 s + 3 × 1.5 s of the last sign of life.
-const PING_ANSWER: Duration = Duration::from_millis(1500);
+/// 5 s + 3 × 1.2 s of the last sign of life.
+const PING_ANSWER: Duration = Duration::from_millis(1200);
+/// On another network the session is asked so often, so far apart, whether it lives. Each question also makes a transport
+/// that can move send from the new address.
+const HURRIED_PINGS: u32 = 5;
+const HURRY: Duration = Duration::from_millis(250);
 
 /// One dial and what became of it. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -178,6 +183,9 @@ struct Live {
     since: Instant,
     next_ping: Instant,
     unanswered: u32,
+    /// Questions left since the network changed.
+    hurried: u32,
+    announcing: announce::Announcing,
 }
 
 #[derive(Debug)]
@@ -257,9 +265,16 @@ impl Login {
 
     /// Something changed that makes a new try worth while at once: the network came back, or an address.
     pub fn handle_network_change(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Waiting { .. }) {
-            self.backoff = MIN_BACKOFF;
-            self.start_round(now);
+        match &mut self.phase {
+            Phase::Waiting { .. } => {
+                self.backoff = MIN_BACKOFF;
+                self.start_round(now);
+            }
+            Phase::Live(live) => {
+                live.hurried = HURRIED_PINGS;
+                live.next_ping = now;
+            }
+            Phase::Round { .. } => {}
         }
     }
 
@@ -350,6 +365,7 @@ impl Login {
             Phase::Live(live) if live.next_ping <= now => self.ping(now),
             Phase::Waiting { .. } | Phase::Live(_) => {}
         }
+        self.drive_announcing(now);
     }
 
     /// When [`Login::handle_timeout`] is due.
@@ -359,7 +375,10 @@ impl Login {
         let phase = match &self.phase {
             Phase::Waiting { until } => Some(*until),
             Phase::Round { left, next_dial } => (!left.is_empty()).then_some(*next_dial),
-            Phase::Live(live) => Some(live.next_ping),
+            Phase::Live(live) => {
+                let said = live.announcing.due();
+                Some(said.map_or(live.next_ping, |at| at.min(live.next_ping)))
+            }
         };
         // A round always has an attempt under way or one to come, so there is always a time.
         [deadline, phase]

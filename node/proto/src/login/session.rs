@@ -12,8 +12,8 @@ use kanpachi_common::{
 };
 
 use super::{
-    Action, Attempt, Event, Live, Login, MAX_ASKED, MIN_BACKOFF, PING, PING_ANSWER, Phase, Trouble,
-    Welcomed,
+    Action, Attempt, Event, HURRY, Live, Login, MAX_ASKED, MIN_BACKOFF, PING, PING_ANSWER, Phase,
+    Trouble, Welcomed,
 };
 
 impl Login {
@@ -40,10 +40,8 @@ impl Login {
         if let Phase::Live(live) = &mut self.phase
             && live.attempt == attempt
         {
-            if live.unanswered > 0 {
-                live.unanswered = 0;
-                live.next_ping = now + PING;
-            }
+            (live.unanswered, live.hurried) = (0, 0);
+            live.next_ping = now + PING;
             match message {
                 ServerMessage::Ping(nonce) => {
                     let frame = ClientMessage::Pong(nonce).frame(id);
@@ -103,6 +101,8 @@ impl Login {
             since: now,
             next_ping: now + PING,
             unanswered: 0,
+            hurried: 0,
+            announcing: super::announce::Announcing::default(),
         });
         self.events.push_back(Event::Welcome(Box::new(welcomed)));
     }
@@ -215,8 +215,17 @@ impl Login {
             self.actions.push_back(Action::Close(attempt));
             return self.lose(trouble, now);
         }
-        live.unanswered += 1;
-        live.next_ping = now + PING_ANSWER;
+        if live.hurried > 1 {
+            live.hurried -= 1;
+            live.next_ping = now + HURRY;
+        } else if live.hurried == 1 {
+            // Nothing came back of all of them: after this one the session is given up.
+            (live.hurried, live.unanswered) = (0, MISSED_PINGS);
+            live.next_ping = now + PING_ANSWER;
+        } else {
+            live.unanswered += 1;
+            live.next_ping = now + PING_ANSWER;
+        }
         let frame = ClientMessage::Ping(Nonce(u64::from(live.unanswered))).frame(0);
         self.actions.push_back(Action::Send { attempt, frame });
     }

@@ -1,9 +1,9 @@
 //! The session with the coordinators in virtual time, against coordinators made of frames.
 
 use kanpachi_common::{
-    Pool, SecretKey, Signed, TunnelKey,
+    Candidate, CandidateKind, Pool, SecretKey, Signed, TunnelKey,
     org::Server,
-    wire::control::{Nonce, Refused, Welcome, codes},
+    wire::control::{Announce, Nonce, Refused, Welcome, codes},
 };
 
 use super::*;
@@ -77,6 +77,8 @@ fn login(org: &Org, addresses: u16, now: Instant) -> Login {
         boot: 1,
         held: vec![],
         candidates: vec![],
+        nat: None,
+        away: vec![],
         ext: vec![],
     };
     Login::new(
@@ -187,7 +189,20 @@ fn a_coordinator_that_answers_stays_connected_for_an_hour() {
         }
     }
     assert!(matches!(login.state(), State::Connected { .. }));
-    assert!((1150..=1200).contains(&pings), "{pings}");
+    assert!((700..=720).contains(&pings), "{pings}");
+}
+
+#[test]
+fn a_coordinator_that_speaks_is_not_asked() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 1, start);
+    let attempt = connect(&mut login, &org, start);
+    for second in 1..60 {
+        let now = start + Duration::from_secs(second * 3);
+        login.handle_timeout(now);
+        assert!(login.poll_action().is_none(), "asked after {second} words");
+        login.handle_frame(attempt, &ServerMessage::Pong(Nonce(0)).frame(0), now);
+    }
 }
 
 #[test]
@@ -310,4 +325,88 @@ fn a_request_without_a_session_is_refused_at_once() {
         login.request(&ClientMessage::Ping(Nonce(1))),
     );
     assert!(a.is_some() && b.is_some() && a != b);
+}
+
+/// Pings sent so far, and whether the session still lives.
+fn pings(login: &mut Login, now: Instant) -> usize {
+    login.handle_timeout(now);
+    let sent = std::iter::from_fn(|| login.poll_action());
+    sent.filter(|action| matches!(action, Action::Send { .. }))
+        .count()
+}
+
+#[test]
+fn on_another_network_a_dead_session_is_noticed_within_three_seconds() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 1, start);
+    connect(&mut login, &org, start);
+    login.handle_network_change(start);
+    let (mut now, mut sent) = (start, 0);
+    while matches!(login.state(), State::Connected { .. }) {
+        now = login.poll_timeout();
+        sent += pings(&mut login, now);
+    }
+    assert!(now - start <= Duration::from_secs(3), "{:?}", now - start);
+    assert_eq!(sent, 5);
+}
+
+#[test]
+fn on_another_network_one_answer_is_enough() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 1, start);
+    let attempt = connect(&mut login, &org, start);
+    login.handle_network_change(start);
+    assert_eq!(login.poll_timeout(), start);
+    assert_eq!(pings(&mut login, start), 1);
+    let answered = start + Duration::from_millis(40);
+    login.handle_frame(attempt, &ServerMessage::Pong(Nonce(0)).frame(0), answered);
+    assert_eq!(login.poll_timeout(), answered + PING);
+    assert!(matches!(login.state(), State::Connected { .. }));
+}
+
+#[test]
+fn where_a_node_is_is_said_once_and_never_faster_than_a_coordinator_listens() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 1, start);
+    let attempt = connect(&mut login, &org, start);
+    let place = |n: u16| Announce {
+        candidates: vec![Candidate {
+            addr: ([203, 0, 113, 7], n).into(),
+            kind: CandidateKind::Reflexive,
+        }],
+        nat: None,
+    };
+    let said = |login: &mut Login| {
+        let mut said = Vec::new();
+        while let Some(Action::Send { frame, .. }) = login.poll_action() {
+            if let Ok(ClientMessage::Announce(announce)) = ClientMessage::from_frame(&frame) {
+                said.push(announce.candidates[0].addr.port());
+            }
+        }
+        said
+    };
+    // A machine that changes its mind four times a second for half a minute.
+    let (mut now, mut all) = (start, Vec::new());
+    for n in 1..=120 {
+        login.announce(place(n), now);
+        login.announce(place(n), now);
+        all.extend(said(&mut login).into_iter().map(|port| (now, port)));
+        now += Duration::from_millis(250);
+        if login.poll_timeout() <= now {
+            login.handle_timeout(now);
+            all.extend(said(&mut login).into_iter().map(|port| (now, port)));
+        }
+        login.handle_frame(attempt, &ServerMessage::Pong(Nonce(0)).frame(0), now);
+    }
+    let ports: Vec<u16> = all.iter().map(|(_, port)| *port).collect();
+    assert_eq!(ports[..5], [1, 2, 3, 4, 5], "the first are said at once");
+    assert!(ports.windows(2).all(|pair| pair[0] < pair[1]), "{ports:?}");
+    assert!((30..=42).contains(&all.len()), "{}", all.len());
+    // The last word is said, whenever that may be.
+    while login.poll_timeout() <= start + Duration::from_secs(33) && all.last().unwrap().1 != 120 {
+        now = now.max(login.poll_timeout());
+        login.handle_timeout(now);
+        all.extend(said(&mut login).into_iter().map(|port| (now, port)));
+    }
+    assert_eq!(all.last().unwrap().1, 120);
 }

@@ -11,14 +11,21 @@
 //! 5. Either end leaves a primary path that has stopped answering while another one answers.
 
 mod estimator;
+pub(crate) mod mtu;
+pub mod punch;
 mod set;
+pub mod via;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use kanpachi_common::CandidateKind;
 
+pub(crate) use self::set::PROBE_IDLE_EARLY;
+
 pub use self::estimator::Estimator;
-pub use self::set::{Activity, Change, MAX_OBSERVED, Order, PathSet, PathStatus, Probe};
+pub use self::mtu::Limit;
+pub use self::set::{Activity, MAX_OBSERVED, MAX_RELAYED, PathSet};
+pub use self::via::Via;
 
 /// What kind of way an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,4 +69,52 @@ impl From<kanpachi_common::Candidate> for Candidate {
             kind: candidate.kind.into(),
         }
     }
+}
+
+/// A probe to send: a ping inside the session, to this address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Where to.
+    pub addr: SocketAddr,
+    /// To recognise the answer.
+    pub nonce: u64,
+    /// Is this the path that data takes?
+    pub primary: bool,
+}
+
+/// The place of a packet among all that came from the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Local index of its session.
+    pub session: u32,
+    /// Is that the session that this end sends with?
+    pub current: bool,
+    /// Its counter.
+    pub counter: u64,
+}
+
+/// Data takes another path from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The new address of the peer.
+    pub endpoint: SocketAddr,
+    /// What it is.
+    pub kind: PathKind,
+}
+
+/// One path, for a status display.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PathStatus {
+    /// The address.
+    pub addr: SocketAddr,
+    /// What it is.
+    pub kind: PathKind,
+    /// Does data take it?
+    pub primary: bool,
+    /// Has it answered lately?
+    pub alive: bool,
+    /// Smoothed round-trip time.
+    pub rtt: Option<Duration>,
+    /// Share of probes lost, 0 to 1.
+    pub loss: f32,
 }

@@ -8,11 +8,13 @@ use std::{
 
 use kanpachi_common::candidate::MAX_CANDIDATES;
 
-use super::{Candidate, Estimator, PathKind};
+use super::{Candidate, Change, Estimator, Order, PathKind, PathStatus, Probe, Via};
 use crate::tunnel::timers;
 
 /// Addresses kept that nobody offered: where packets came from.
 pub const MAX_OBSERVED: usize = 4;
+/// Ways over relays at the most.
+pub const MAX_RELAYED: usize = 8;
 
 /// Sent and not heard for this long: the primary path is in trouble.
 const TROUBLE_AFTER: Duration = Duration::from_millis(1500);
@@ -23,16 +25,31 @@ const TROUBLE_IS_OLD: Duration = Duration::from_secs(15);
 const PROBE_IN_OLD_TROUBLE: Duration = Duration::from_secs(2);
 /// In trouble for this long, the primary path loses to any other that has answered meanwhile.
 const FAILOVER_AFTER: Duration = Duration::from_secs(1);
+/// The same when one end has moved.
+const FAILOVER_AFTER_A_MOVE: Duration = Duration::from_millis(250);
 /// The primary path while data flows, and the keepalive of an idle one.
 const PROBE_PRIMARY: Duration = Duration::from_millis(1500);
 const PROBE_IDLE: Duration = timers::PERSISTENT_KEEPALIVE;
-/// Other paths that answer, while data flows and while it does not: often enough to keep NAT mappings.
+/// A keepalive goes out together with others that are due, this much before its time.
+pub(crate) const PROBE_IDLE_EARLY: Duration = Duration::from_secs(5);
+/// One keepalive and its answer serve both ends: the end that does not control sends its own only when none has come.
+const PROBE_UNASKED: Duration = Duration::from_secs(PROBE_IDLE.as_secs() + 3);
+/// The keepalive of either end, and a while for its answer.
+const FRESH_FOR: Duration = Duration::from_secs(PROBE_UNASKED.as_secs() + 3);
+/// Other paths that answer, while data flows, and while it does not and would take a relay: often enough to keep NAT
+/// mappings. Beside a direct path at rest they are left alone: in trouble all are asked.
 const PROBE_OTHER: Duration = Duration::from_secs(10);
 const PROBE_OTHER_IDLE: Duration = Duration::from_secs(20);
 /// A path that has just come (back) to life, until it has a streak.
 const PROBE_RISING: Duration = Duration::from_secs(1);
+/// The same while data takes a relay: nobody wants to stay there.
+const PROBE_RISING_FROM_RELAY: Duration = Duration::from_millis(250);
 /// Paths that do not answer are asked ever more rarely, down to this.
 const PROBE_SILENT: Duration = Duration::from_secs(60);
+/// Beside a direct path at rest they are asked no more after so many times.
+const SILENT_AT_REST: u32 = 6;
+/// The same while data flows over a relay: what was cut may be whole again.
+const PROBE_SILENT_FROM_RELAY: Duration = Duration::from_secs(8);
 /// Answers in a row that make a path good enough to move to.
 const STREAK: u32 = 3;
 /// A probe unanswered for this long is counted as lost.
@@ -45,37 +62,6 @@ const FAILED_FOR: Duration = Duration::from_secs(10);
 const OVERTAKEN_FOR: Duration = Duration::from_secs(1);
 /// Unanswered probes remembered per path.
 const OUTSTANDING: usize = 8;
-
-/// A probe to send: a ping inside the session, to this address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Probe {
-    /// Where to.
-    pub addr: SocketAddr,
-    /// To recognise the answer.
-    pub nonce: u64,
-    /// Is this the path that data takes?
-    pub primary: bool,
-}
-
-/// The place of a packet among all that came from the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
-    /// Local index of its session.
-    pub session: u32,
-    /// Is that the session that this end sends with?
-    pub current: bool,
-    /// Its counter.
-    pub counter: u64,
-}
-
-/// Data takes another path from now on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The new address of the peer.
-    pub endpoint: SocketAddr,
-    /// What it is.
-    pub kind: PathKind,
-}
 
 /// What the session is doing, as far as paths care.
 #[derive(Clone, Copy, Debug)]
@@ -90,23 +76,6 @@ pub struct Activity {
     pub waiting_since: Option<Instant>,
     /// This end decides which path is better.
     pub controls: bool,
-}
-
-/// One path, for a status display.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PathStatus {
-    /// The address.
-    pub addr: SocketAddr,
-    /// What it is.
-    pub kind: PathKind,
-    /// Does data take it?
-    pub primary: bool,
-    /// Has it answered lately?
-    pub alive: bool,
-    /// Smoothed round-trip time.
-    pub rtt: Option<Duration>,
-    /// Share of probes lost, 0 to 1.
-    pub loss: f32,
 }
 
 #[derive(Clone, Debug)]
@@ -124,6 +93,10 @@ struct Path {
     unanswered_since: Option<Instant>,
     outstanding: Vec<(u64, Instant)>,
     failed_at: Option<Instant>,
+    /// When the core heard anything from there.
+    last_heard: Option<Instant>,
+    /// When the peer last asked whether this path works, which its data takes.
+    last_kept: Option<Instant>,
 }
 
 impl Path {
@@ -140,11 +113,14 @@ impl Path {
             unanswered_since: None,
             outstanding: Vec::new(),
             failed_at: None,
+            last_heard: None,
+            last_kept: None,
         }
     }
 
     fn is_alive(&self, now: Instant) -> bool {
-        self.unanswered < STREAK && self.last_answer.is_some_and(|at| now < at + ALIVE_FOR)
+        let sign = self.last_answer.max(self.last_kept);
+        self.unanswered < STREAK && sign.is_some_and(|at| now < at + ALIVE_FOR)
     }
 
     fn has_failed(&self, now: Instant) -> bool {
@@ -177,6 +153,16 @@ impl Path {
             self.estimator.lost();
         }
         self.outstanding.push((nonce, now));
+    }
+
+    /// The peer is there: whether it can be reached there is asked at once, and not when the path's turn comes. A path that
+    /// is known to be good has its turn.
+    fn ask_soon(&mut self, now: Instant) {
+        let good = self.streak >= STREAK && self.unanswered == 0 && self.is_alive(now);
+        if !good && self.last_probe.is_none_or(|at| now >= at + PROBE_RISING) {
+            self.last_probe = None;
+            (self.unanswered, self.unanswered_since) = (0, None);
+        }
     }
 
     fn drop_lost(&mut self, now: Instant) {
@@ -223,7 +209,12 @@ fn preference(addr: SocketAddr, kind: PathKind) -> u64 {
 pub struct PathSet {
     paths: Vec<Path>,
     primary: Option<SocketAddr>,
+    /// Since when data takes it.
+    primary_since: Option<Instant>,
     trouble_since: Option<Instant>,
+    /// The trouble is that one end is on another network: where the NAT of the other lets in only what was sent to, nothing
+    /// gets there any more before it knows.
+    moved: bool,
     /// The newest packet that the primary path was chosen by.
     followed: Option<(Order, Instant)>,
 }
@@ -232,7 +223,7 @@ impl PathSet {
     /// Replaces the offered addresses; returns whether there is a new one. Only the first
     /// [`MAX_CANDIDATES`] count. The primary path stays, and so do the latest that were observed or have answered.
     pub fn offer(&mut self, candidates: &[Candidate]) -> bool {
-        for path in &mut self.paths {
+        for path in self.paths.iter_mut().filter(|p| p.kind != PathKind::Relay) {
             path.offered = false;
         }
         let mut new = false;
@@ -254,10 +245,65 @@ impl PathSet {
         new
     }
 
+    /// Replaces the ways over relays; returns whether there is a new one. When data takes one that is gone, another path
+    /// is looked for at once.
+    pub fn set_relayed(&mut self, ways: &[SocketAddr], now: Instant) -> bool {
+        let primary = self.primary;
+        let gone = |p: &Path| p.kind == PathKind::Relay && !ways.contains(&p.addr);
+        self.paths.retain(|p| !gone(p) || Some(p.addr) == primary);
+        if let Some(path) = self.paths.iter_mut().find(|p| gone(p)) {
+            path.offered = false;
+            self.probe_all(now);
+        }
+        let mut new = false;
+        for addr in ways.iter().take(MAX_RELAYED) {
+            match self.find(*addr) {
+                Some(path) => path.offered = true,
+                None => {
+                    let kind = PathKind::Relay;
+                    let candidate = Candidate { addr: *addr, kind };
+                    self.paths.push(Path::new(candidate, true));
+                    new = true;
+                }
+            }
+        }
+        new
+    }
+
+    /// The peer asks whether this path works, which data does not take.
+    pub fn asked(&mut self, from: SocketAddr, now: Instant) {
+        self.observe(from);
+        let primary = self.primary;
+        if let Some(path) = self.find(from)
+            && Some(path.addr) != primary
+        {
+            path.ask_soon(now);
+        }
+    }
+
+    /// The peer asks whether this path works, which its data takes, and is answered: that keeps it open for both ends.
+    pub fn kept(&mut self, from: SocketAddr, now: Instant) {
+        if self.primary == Some(from)
+            && let Some(path) = self.find(from)
+        {
+            path.last_kept = Some(now);
+        }
+    }
+
+    /// Something authenticated came from this address.
+    pub fn heard_from(&mut self, from: SocketAddr, now: Instant) {
+        if let Some(path) = self.find(from) {
+            path.last_heard = Some(now);
+        }
+    }
+
     /// Notes an address that an authenticated packet came from.
     pub fn observe(&mut self, from: SocketAddr) {
         if self.find(from).is_none() {
-            let kind = PathKind::Observed;
+            let kind = match Via::of(from) {
+                Some(Via::Relay { .. }) => PathKind::Relay,
+                _ => PathKind::Observed,
+            };
             self.paths
                 .push(Path::new(Candidate { addr: from, kind }, false));
             self.drop_surplus();
@@ -293,16 +339,48 @@ impl PathSet {
         })
     }
 
+    /// Does data go from one end to the other without a relay?
+    fn is_direct(&self) -> bool {
+        self.primary_path()
+            .is_some_and(|p| p.kind != PathKind::Relay)
+    }
+
+    /// Since when data takes the primary path.
+    #[must_use]
+    pub const fn primary_since(&self) -> Option<Instant> {
+        self.primary_since
+    }
+
     /// Is there a primary path without signs of trouble?
     #[must_use]
     pub const fn is_healthy(&self) -> bool {
         self.primary.is_some() && self.trouble_since.is_none()
     }
 
+    /// Has something come by the primary path as lately as it does by a path that works? A process that was stopped, or a
+    /// machine that slept, knows only by its clock that it knows nothing any more.
+    #[must_use]
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        let last = (self.primary_path()).and_then(|p| p.last_answer.max(p.last_kept));
+        self.is_healthy() && last.is_some_and(|at| now < at + FRESH_FOR)
+    }
+
     /// Since when nothing has answered on the primary path.
     #[must_use]
     pub const fn trouble_since(&self) -> Option<Instant> {
         self.trouble_since
+    }
+
+    /// Does data take a relay, with no path that could do without?
+    #[must_use]
+    pub fn lacks_direct(&self, now: Instant) -> bool {
+        let direct = |p: &Path| p.kind != PathKind::Relay && p.is_alive(now);
+        self.primary.is_some() && !self.is_direct() && !self.paths.iter().any(direct)
+    }
+
+    /// All addresses with what they are.
+    pub fn addresses(&self) -> impl Iterator<Item = (SocketAddr, PathKind)> {
+        self.paths.iter().map(|p| (p.addr, p.kind))
     }
 
     /// All addresses in the order in which a handshake tries them: the primary, then what was best, then what looks best.
@@ -337,13 +415,14 @@ impl PathSet {
             path.last_probe = None;
         }
         self.followed = Some((order, now));
-        self.move_to(from)
+        self.move_to(from, now)
     }
 
     /// There is no session any more.
     pub fn disconnected(&mut self) {
         self.primary = None;
-        self.trouble_since = None;
+        self.primary_since = None;
+        (self.trouble_since, self.moved) = (None, false);
         self.followed = None;
         for path in &mut self.paths {
             path.outstanding.clear();
@@ -352,19 +431,29 @@ impl PathSet {
         self.drop_surplus();
     }
 
-    /// Probe everything at once: the network under this node has changed.
-    pub fn probe_all(&mut self) {
+    /// The network under this node has changed. What did not answer before may answer now, and what did may not: everything
+    /// is probed as in trouble, until the primary path answers or another takes its place. The time without any network
+    /// does not count against the primary path.
+    pub fn probe_all(&mut self, now: Instant) {
+        if self.primary.is_some() {
+            self.trouble_since = Some(now);
+            self.moved = true;
+        }
         for path in &mut self.paths {
             path.last_probe = None;
+            path.failed_at = None;
+            path.outstanding.clear();
+            (path.unanswered, path.unanswered_since) = (0, None);
         }
     }
 
-    fn move_to(&mut self, addr: SocketAddr) -> Option<Change> {
-        self.trouble_since = None;
+    fn move_to(&mut self, addr: SocketAddr, now: Instant) -> Option<Change> {
+        (self.trouble_since, self.moved) = (None, false);
         if self.primary == Some(addr) {
             return None;
         }
         let old = self.primary.replace(addr);
+        self.primary_since = Some(now);
         for path in &mut self.paths {
             if path.addr == addr || Some(path.addr) == old {
                 path.last_probe = None;
@@ -401,6 +490,11 @@ impl PathSet {
             return None;
         }
         if controls && path.is_alive(now) {
+            path.ask_soon(now);
+            if self.trouble_since.is_none() {
+                // It says that its data does not take the primary path any more. That path answers soon, or is left.
+                (self.trouble_since, self.moved) = (Some(now), true);
+            }
             let primary = self.primary;
             if let Some(primary) = self.paths.iter_mut().find(|p| Some(p.addr) == primary)
                 && primary.last_probe.is_none_or(|at| now >= at + PROBE_RISING)
@@ -410,7 +504,12 @@ impl PathSet {
             return None;
         }
         self.followed = Some((order, now));
-        self.move_to(from)
+        // The peer has moved, and the address that it has left may look better for as long as nothing was measured here:
+        // what answered before has to answer again.
+        for path in self.paths.iter_mut().filter(|p| p.addr != from) {
+            path.streak = 0;
+        }
+        self.move_to(from, now)
     }
 
     /// Was this packet sent before the one that the path was chosen by? Within a session the counter tells; between
@@ -430,9 +529,14 @@ impl PathSet {
         let at = self.paths.iter_mut().position(|p| p.answered(nonce, now))?;
         let path = &self.paths[at];
         if Some(path.addr) == self.primary {
-            self.trouble_since = None;
+            (self.trouble_since, self.moved) = (None, false);
         }
         Some(self.describe(path, now))
+    }
+
+    /// The path that data takes.
+    pub(crate) fn primary_status(&self, now: Instant) -> Option<PathStatus> {
+        Some(self.describe(self.primary_path()?, now))
     }
 
     fn describe(&self, path: &Path, now: Instant) -> PathStatus {
@@ -469,17 +573,40 @@ impl PathSet {
         if !activity.active && !activity.wanted {
             return None;
         }
+        let known = path.streak >= STREAK && path.unanswered < STREAK;
+        if !primary
+            && known
+            && self.is_direct()
+            && (path.kind == PathKind::Relay || !activity.active)
+        {
+            // It is probed as soon as the direct path is in trouble, and a relay keeps its way open by itself.
+            return None;
+        }
+        if path.unanswered >= SILENT_AT_REST && self.is_direct() && !primary && !activity.active {
+            return None;
+        }
         Some(if primary {
             // A probe in flight is followed up by trouble, not by the next probe.
             if activity.active {
                 PROBE_PRIMARY
-            } else {
+            } else if activity.controls {
                 PROBE_IDLE
+            } else {
+                PROBE_UNASKED
             }
         } else if path.last_answer.is_none() || path.unanswered >= STREAK {
-            (PROBE_RISING * 2_u32.saturating_pow(path.unanswered.min(6))).min(PROBE_SILENT)
+            let rarest = match (self.is_direct(), activity.active) {
+                (true, _) => PROBE_SILENT,
+                (false, true) => PROBE_SILENT_FROM_RELAY,
+                (false, false) => PROBE_OTHER_IDLE,
+            };
+            (PROBE_RISING * 2_u32.saturating_pow(path.unanswered.min(6))).min(rarest)
         } else if path.streak < STREAK {
-            PROBE_RISING
+            if self.is_direct() {
+                PROBE_RISING
+            } else {
+                PROBE_RISING_FROM_RELAY
+            }
         } else if activity.active {
             PROBE_OTHER
         } else {
@@ -487,9 +614,26 @@ impl PathSet {
         })
     }
 
+    /// When a path is to be probed at the latest.
     fn due(&self, path: &Path, activity: &Activity, now: Instant) -> Option<Instant> {
         let interval = self.interval(path, activity, now)?;
-        Some(path.last_probe.map_or(now, |at| at + interval))
+        let Some(probed) = path.last_probe else {
+            return Some(now);
+        };
+        // What the peer asks is answered, and does as well as asking.
+        let served = path.last_kept.filter(|_| interval == PROBE_UNASKED);
+        Some(served.map_or(probed, |at| at.max(probed)) + interval)
+    }
+
+    /// Is it time to probe a path? A keepalive may go out along with others.
+    fn is_due(&self, path: &Path, activity: &Activity, now: Instant) -> bool {
+        let resting = self.trouble_since.is_none() && !activity.active && activity.eager.is_none();
+        let early = if resting && activity.controls && self.primary == Some(path.addr) {
+            PROBE_IDLE_EARLY
+        } else {
+            Duration::ZERO
+        };
+        (self.due(path, activity, now)).is_some_and(|due| due <= now + early)
     }
 
     /// The next probe that is due, until `None`.
@@ -500,10 +644,7 @@ impl PathSet {
         nonce: impl FnOnce() -> u64,
     ) -> Option<Probe> {
         self.primary?;
-        let at = (0..self.paths.len()).find(|at| {
-            self.due(&self.paths[*at], activity, now)
-                .is_some_and(|due| due <= now)
-        })?;
+        let at = (self.paths.iter()).position(|path| self.is_due(path, activity, now))?;
         let (primary, path) = (self.primary, &mut self.paths[at]);
         let nonce = nonce();
         path.sent(nonce, now);
@@ -527,10 +668,20 @@ impl PathSet {
             self.trouble_since.get_or_insert(now);
         }
         match self.trouble_since {
-            Some(since) if now >= since + FAILOVER_AFTER => self.fail_over(since, now),
+            Some(since) if now >= since + self.failover_after() => self.fail_over(since, now),
             Some(_) => None,
             None if activity.controls => self.upgrade(now),
             None => None,
+        }
+    }
+
+    fn failover_after(&self) -> Duration {
+        if self.moved {
+            let rtt = self.primary_path().and_then(|p| p.estimator.rtt());
+            let answer = rtt.unwrap_or_default() * 2;
+            answer.clamp(FAILOVER_AFTER_A_MOVE, FAILOVER_AFTER)
+        } else {
+            FAILOVER_AFTER
         }
     }
 
@@ -542,10 +693,12 @@ impl PathSet {
             .min_by_key(|p| p.score())?
             .addr;
         if let Some(old) = self.primary.and_then(|old| self.find(old)) {
-            old.failed_at = Some(now);
+            // What still comes from there does not mean that anything gets there. Where nothing came either, the peer
+            // was not there, and is when it says so.
+            old.failed_at = old.last_heard.is_some_and(|at| at > since).then_some(now);
             old.streak = 0;
         }
-        self.move_to(better)
+        self.move_to(better, now)
     }
 
     fn upgrade(&mut self, now: Instant) -> Option<Change> {
@@ -558,7 +711,7 @@ impl PathSet {
             .filter(|p| p.streak >= STREAK && p.is_alive(now) && p.score() < bar)
             .min_by_key(|p| p.score())?
             .addr;
-        self.move_to(better)
+        self.move_to(better, now)
     }
 
     /// When to call [`poll_probe`](Self::poll_probe) and [`review`](Self::review) again.
@@ -567,7 +720,7 @@ impl PathSet {
         let primary = self.primary_path()?;
         let probes = self.paths.iter().filter_map(|p| self.due(p, activity, now));
         let trouble = match self.trouble_since {
-            Some(since) => Some(since + FAILOVER_AFTER).filter(|at| *at > now),
+            Some(since) => Some(since + self.failover_after()).filter(|at| *at > now),
             None => primary.unanswered_since.map(|at| at + TROUBLE_AFTER),
         };
         let waiting = activity

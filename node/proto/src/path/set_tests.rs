@@ -138,3 +138,116 @@ fn the_end_that_controls_does_not_follow_to_a_path_that_it_knows() {
     assert!(set.heard(addr(9), order(2), true, now).is_some());
     assert!(set.heard(addr(2), order(3), false, now).is_some());
 }
+
+/// Unanswered probes of one path until the next is at least so far away.
+fn silence(set: &mut PathSet, activity: &Activity, now: &mut Instant) -> Duration {
+    let mut longest = Duration::ZERO;
+    for nonce in 0..20 {
+        let Some(due) = set.due(&set.paths[0], activity, *now) else {
+            break;
+        };
+        longest = longest.max(due.saturating_duration_since(*now));
+        *now = due.max(*now);
+        set.paths[0].sent(nonce, *now);
+    }
+    longest
+}
+
+#[test]
+fn on_another_network_everything_is_suspect_and_everything_has_a_new_chance() {
+    let (mut set, mut now) = (PathSet::default(), Instant::now());
+    set.offer(&[candidate(1, PathKind::Reflexive)]);
+    set.established(addr(2), order(0), now);
+    assert_eq!(silence(&mut set, &QUIET, &mut now), Duration::from_secs(32));
+    set.probe_all(now);
+    assert!(!set.is_fresh(now));
+    // At once, and then again soon: the first may be sent before the network carries it.
+    let mut nonces = 100..;
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        while let Some(probe) = set.poll_probe(&QUIET, now, || nonces.next().unwrap_or(0)) {
+            asked.push(probe);
+        }
+        now += PROBE_IN_TROUBLE;
+    }
+    let of = |port| asked.iter().filter(|p| p.addr == addr(port)).count();
+    assert_eq!((of(1), of(2)), (3, 3));
+    // The other one answers and the primary does not.
+    let answer = asked.iter().rfind(|p| p.addr == addr(1)).unwrap();
+    set.answered(answer.nonce, now);
+    let change = set.review(&QUIET, now).unwrap();
+    assert_eq!(change.endpoint, addr(1));
+    assert!(set.is_fresh(now));
+}
+
+#[test]
+fn from_a_relay_a_cut_path_is_looked_after() {
+    let busy = Activity {
+        active: true,
+        ..QUIET
+    };
+    for (kind, activity, rarest) in [
+        (PathKind::Relay, busy, 8),
+        (PathKind::Relay, QUIET, 20),
+        (PathKind::Host, busy, 60),
+    ] {
+        let (mut set, mut now) = (PathSet::default(), Instant::now());
+        set.offer(&[candidate(1, PathKind::Reflexive), candidate(2, kind)]);
+        set.established(addr(2), order(0), now);
+        let longest = silence(&mut set, &activity, &mut now);
+        assert_eq!(longest, Duration::from_secs(rarest), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_path_is_fresh_while_it_answers_as_often_as_it_is_asked() {
+    let (mut set, start) = (PathSet::default(), Instant::now());
+    assert!(!set.is_fresh(start));
+    set.established(addr(1), order(0), start);
+    assert!(set.is_fresh(start));
+    set.poll_probe(&QUIET, start, || 7);
+    let answered = start + Duration::from_millis(20);
+    set.answered(7, answered);
+    // Between two keepalives.
+    let later = answered + PROBE_IDLE;
+    assert!(set.is_fresh(later));
+    // A clock that has jumped: nothing was asked, nothing was answered, and nothing is known.
+    assert!(!set.is_fresh(later + Duration::from_secs(40)));
+    // Asked, and no answer: in trouble before the time is up.
+    set.poll_probe(&QUIET, later, || 8);
+    let trouble = later + TROUBLE_AFTER;
+    set.review(&QUIET, trouble);
+    assert!(!set.is_fresh(trouble));
+    set.answered(8, trouble);
+    assert!(set.is_fresh(trouble));
+}
+
+/// The cable is pulled, and two seconds later it is in another network: whoever answers first there has not won yet.
+#[test]
+fn the_time_without_a_network_does_not_count_against_a_path() {
+    let (mut set, start) = (PathSet::default(), Instant::now());
+    set.established(addr(1), order(0), start);
+    set.observe(addr(2));
+    set.probe_all(start);
+    let back = start + Duration::from_secs(2);
+    set.probe_all(back);
+    let mut nonces = 100..;
+    while let Some(probe) = set.poll_probe(&QUIET, back, || nonces.next().unwrap_or(0)) {
+        if probe.addr == addr(2) {
+            set.answered(probe.nonce, back);
+        }
+    }
+    assert_eq!(set.review(&QUIET, back + Duration::from_millis(10)), None);
+    assert!(set.review(&QUIET, back + FAILOVER_AFTER).is_none());
+    let late = back + FAILOVER_AFTER + Duration::from_millis(10);
+    let answered = (
+        set.poll_probe(&QUIET, late, || 900),
+        set.poll_probe(&QUIET, late, || 901),
+    );
+    for probe in [answered.0, answered.1].into_iter().flatten() {
+        if probe.addr == addr(2) {
+            set.answered(probe.nonce, late);
+        }
+    }
+    assert_eq!(set.review(&QUIET, late).map(|c| c.endpoint), Some(addr(2)));
+}

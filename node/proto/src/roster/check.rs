@@ -49,6 +49,9 @@ pub enum Refusal {
     /// A tunnel key older than one seen before.
     #[error("a member's tunnel key went back")]
     OldTunnelKey,
+    /// A suspension that is not by an owner of the network, or of somebody who is no member.
+    #[error("only an owner suspends, and only members")]
+    NotOwner,
 }
 
 impl Rosters {
@@ -150,6 +153,18 @@ impl Rosters {
         self.check_roster(&head, roster)
     }
 
+    /// Takes a page in that a member gave: only of networks that this node is in. Others it joins through a
+    /// coordinator.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub fn check_page_of_ours(&mut self, page: Page) -> Result<Option<Update>, Refusal> {
+        if self.roster(&page.network).is_none() {
+            return Err(Refusal::NotHeld);
+        }
+        self.check_page(page)
+    }
+
     /// Checks a whole roster; `None` when it is the one held.
     ///
     /// # Errors
@@ -222,7 +237,10 @@ impl Rosters {
     }
 
     /// Is the head new? `Ok(None)`: go on and look at the body. `Ok(Some(..))`: settled without one.
-    fn judge(&mut self, head: &Verified<Head>) -> Result<Option<Option<Update>>, Refusal> {
+    pub(super) fn judge(
+        &mut self,
+        head: &Verified<Head>,
+    ) -> Result<Option<Option<Update>>, Refusal> {
         let position = head.position();
         if let Some(seen) = self.floor(&head.network).filter(|seen| position < *seen) {
             return Err(self.stale(position.generation, position.epoch, seen));
@@ -284,7 +302,7 @@ impl Rosters {
         Ok(Update::Roster(Box::new(roster)))
     }
 
-    fn bad_signature(&mut self, error: VerifyError) -> Refusal {
+    pub(super) fn bad_signature(&mut self, error: VerifyError) -> Refusal {
         self.counters.roster_bad_signature += 1;
         error.into()
     }

@@ -5,7 +5,10 @@
 //! on disk, and a crash between the two loses nothing but time.
 
 mod check;
+mod conflicts;
 mod peers;
+mod show;
+mod suspends;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +16,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use kanpachi_common::{
     Hash, NetworkId, NodeId, OrgId, Signed, UnixTime, Verified,
     org::{Directory, Manifest},
-    roster::{Freshness, Head, Page, Position, Roster, VerifiedRoster},
+    roster::{Freshness, Head, Page, Position, Roster, Suspend, VerifiedRoster},
     secret::NetworkSecret,
     wire::control::Held,
 };
 
 pub use check::Refusal;
+pub use conflicts::Conflict;
 pub use peers::{Peer, PeerNetwork};
+pub use suspends::{Bearer, stands};
 pub use update::Update;
 
 /// Rosters of which pages are being collected at once, at the most.
@@ -36,6 +41,10 @@ struct Slot {
     equivocation: bool,
     /// Current and previous secret.
     secrets: Vec<NetworkSecret>,
+    /// Members that an owner put out while no coordinator could; each once.
+    suspends: Vec<Verified<Suspend>>,
+    /// Newcomers let in on their own proof, under a head whose roster is not here yet.
+    bearers: BTreeMap<NodeId, Bearer>,
 }
 
 /// Counts of what was refused, by name as in the status.
@@ -51,6 +60,8 @@ pub struct Counters {
     pub roster_equivocation: u64,
     /// A proof that was not its bearer's, or not under a trusted head.
     pub proof_refused: u64,
+    /// A suspension by somebody who is no owner.
+    pub suspend_refused: u64,
 }
 
 /// Keys, servers and rosters of one organisation, as one node holds them.
@@ -91,6 +102,8 @@ pub struct Stored {
     pub equivocations: Vec<(NetworkId, Position)>,
     /// Networks that this node is not there in.
     pub offline: Vec<NetworkId>,
+    /// Suspensions that stood.
+    pub suspends: Vec<Signed<Suspend>>,
 }
 
 impl Rosters {
@@ -154,6 +167,12 @@ impl Rosters {
                 .secrets
                 .push(secret);
         }
+        for suspend in stored.suspends {
+            // One that no longer stands is a leftover, not damage.
+            if let Ok(Some(update)) = this.check_suspend(&suspend) {
+                this.commit(update);
+            }
+        }
         this.counters = Counters::default();
         Ok(this)
     }
@@ -162,6 +181,18 @@ impl Rosters {
     #[must_use]
     pub const fn org(&self) -> OrgId {
         self.org
+    }
+
+    /// This node.
+    #[must_use]
+    pub const fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// The secrets of a network that are here, newest first.
+    pub fn secrets(&self, network: &NetworkId) -> impl Iterator<Item = &NetworkSecret> {
+        let slot = self.networks.get(network);
+        slot.into_iter().flat_map(|slot| &slot.secrets)
     }
 
     /// Keys that count.
@@ -232,11 +263,30 @@ impl Rosters {
                 slot.secrets.insert(0, secret);
                 slot.secrets.truncate(2);
             }
+            Update::Suspend(suspend) => {
+                let slot = self.networks.entry(suspend.network).or_default();
+                if !slot.is_suspended(&suspend.member) {
+                    slot.suspends.push(*suspend);
+                }
+            }
+            Update::Seen {
+                network,
+                position,
+                root,
+                bearer,
+            } => {
+                let slot = self.networks.entry(network).or_default();
+                slot.seen = slot.seen.max(Some((position, root)));
+                if let Some(bearer) = bearer {
+                    slot.admit(*bearer);
+                }
+            }
             Update::Removed(network) => {
                 // What was seen stays: a roster that let us in once is not believed again later.
                 let slot = self.networks.entry(network).or_default();
                 slot.held = None;
                 slot.secrets.clear();
+                slot.settle_suspends();
                 self.partial.remove(&network);
                 // Whoever joins it again wants to be there.
                 self.offline.remove(&network);
@@ -261,6 +311,7 @@ impl Rosters {
         }
         slot.seen = slot.seen.max(Some((position, root)));
         slot.held = Some(roster);
+        slot.settle_suspends();
         self.partial.remove(&network);
     }
 
@@ -309,4 +360,4 @@ impl Rosters {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

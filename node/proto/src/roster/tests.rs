@@ -9,16 +9,16 @@ use kanpachi_common::{
 
 use super::*;
 
-const NETWORK: NetworkId = NetworkId([0xaa; 32]);
+pub(crate) const NETWORK: NetworkId = NetworkId([0xaa; 32]);
 
-struct Org {
-    root: SecretKey,
-    signer: SecretKey,
-    generation: u64,
+pub(crate) struct Org {
+    pub(crate) root: SecretKey,
+    pub(crate) signer: SecretKey,
+    pub(crate) generation: u64,
 }
 
 impl Org {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             root: SecretKey::from_seed(&[1; 32]),
             signer: SecretKey::from_seed(&[2; 32]),
@@ -26,11 +26,11 @@ impl Org {
         }
     }
 
-    fn id(&self) -> OrgId {
+    pub(crate) fn id(&self) -> OrgId {
         OrgId::of_root(&self.root.public_key())
     }
 
-    fn manifest(&self) -> Signed<Manifest> {
+    pub(crate) fn manifest(&self) -> Signed<Manifest> {
         let manifest = Manifest {
             root: self.root.public_key(),
             generation: self.generation,
@@ -41,7 +41,7 @@ impl Org {
         Signed::sign(&manifest, &self.root)
     }
 
-    fn directory(&self, seq: u64) -> Signed<Directory> {
+    pub(crate) fn directory(&self, seq: u64) -> Signed<Directory> {
         let directory = Directory {
             org: self.id(),
             generation: self.generation,
@@ -55,17 +55,23 @@ impl Org {
         Signed::sign(&directory, &self.signer)
     }
 
-    fn entry(&self, n: u8, serial: u64) -> Entry {
+    pub(crate) fn entry(&self, n: u8, serial: u64) -> Entry {
+        self.entry_at(n, serial, n)
+    }
+
+    /// The same with another address.
+    pub(crate) fn entry_at(&self, n: u8, serial: u64, host: u8) -> Entry {
         let key = SecretKey::from_seed(&[n; 32]);
         let node = key.node_id();
         let public = Public {
             member: MemberId([n; 32]),
             node,
-            caps: Caps::default(),
+            // The first is an owner.
+            caps: if n == 1 { Caps::OWNER } else { Caps::default() },
         };
         let private = Private {
             tunnel: TunnelKey::sign(&key, &self.id(), serial, [n; 32]),
-            ipv4: Some([198, 19, 0, n].into()),
+            ipv4: Some([198, 19, 0, host].into()),
             ipv6: ipv6_of(&self.id(), &node),
             mac: MacAddr::of(&node),
             name: format!("m{n}"),
@@ -75,7 +81,7 @@ impl Org {
         Entry::new(&public, &private, [n; 16])
     }
 
-    fn roster(&self, members: &[u8]) -> Roster {
+    pub(crate) fn roster(&self, members: &[u8]) -> Roster {
         let settings = Settings {
             name: "lan".into(),
             kind: NetworkType::Mesh,
@@ -88,7 +94,7 @@ impl Org {
         }
     }
 
-    fn head(&self, roster: &Roster, epoch: u64, issued_at: u64) -> Signed<Head> {
+    pub(crate) fn head(&self, roster: &Roster, epoch: u64, issued_at: u64) -> Signed<Head> {
         let secret = NetworkSecret::new(1, [5; 32]);
         let head = Head {
             org: self.id(),
@@ -109,7 +115,7 @@ impl Org {
     }
 
     /// A node that holds members 1, 2 and 3 at epoch 5; it is member 1.
-    fn node(&self) -> Rosters {
+    pub(crate) fn node(&self) -> Rosters {
         let mut rosters = Rosters::new(self.id(), SecretKey::from_seed(&[1; 32]).node_id());
         let update = rosters.check_manifest(&self.manifest()).unwrap();
         rosters.commit(update);
@@ -118,7 +124,12 @@ impl Org {
     }
 }
 
-fn take(rosters: &mut Rosters, org: &Org, members: &[u8], epoch: u64) -> Result<bool, Refusal> {
+pub(crate) fn take(
+    rosters: &mut Rosters,
+    org: &Org,
+    members: &[u8],
+    epoch: u64,
+) -> Result<bool, Refusal> {
     let roster = org.roster(members);
     let update = rosters.check_roster(&org.head(&roster, epoch, 1000), roster)?;
     let changed = update.is_some();

@@ -3,9 +3,11 @@
 use kanpachi_common::{
     Hash, NetworkId, Verified,
     org::{Directory, Manifest},
-    roster::{Position, VerifiedRoster},
+    roster::{Position, Suspend, VerifiedRoster},
     secret::NetworkSecret,
 };
+
+use super::Bearer;
 
 /// Something verified that is to be written to disk and then committed.
 #[derive(Clone, Debug)]
@@ -31,6 +33,19 @@ pub enum Update {
         position: Position,
         /// The root that came second.
         root: Hash,
+    },
+    /// An owner put a member out while no coordinator could.
+    Suspend(Box<Verified<Suspend>>),
+    /// A head above the roster held: nothing lower is believed any more, and its roster is owed.
+    Seen {
+        /// The network.
+        network: NetworkId,
+        /// Where the head stands.
+        position: Position,
+        /// Its root.
+        root: Hash,
+        /// Who brought it and is a member under it: let in, alone, until the roster is here.
+        bearer: Option<Box<Bearer>>,
     },
     /// This node is no member any more.
     Removed(NetworkId),

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kanpachi_common::{NetworkId, NodeId, OrgId};
+use kanpachi_common::{NetworkId, NodeId, OrgId, addr::DEFAULT_MTU, nat::NatBehaviour};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     event::{Counters, Event, Transmit},
     mac::{Mac16, PublicMacs},
     noise,
-    payload::{HandshakeCounter, MAX_EPOCHS, Payload},
+    payload::{FRAGMENTS, HandshakeCounter, MAX_EPOCHS, Payload},
     timers,
     wire::WIRE_VERSION,
 };
@@ -61,6 +61,8 @@ pub struct Config {
     pub engine: Engine,
     /// Capability bits to tell peers (registry in `docs/protocol.md`).
     pub capabilities: u64,
+    /// Largest inner packet that this node has to send: MTU of its adapter.
+    pub inner_mtu: u16,
     /// Handshake inits taken up per second before everybody needs a cookie: a tenth of what one core can answer.
     pub initiations_per_second: u32,
     /// Loopback addresses count as candidates: for several nodes on one machine.
@@ -72,7 +74,8 @@ impl Default for Config {
         Self {
             rekey_after: timers::REKEY_AFTER,
             engine: Engine::default(),
-            capabilities: 0,
+            capabilities: FRAGMENTS,
+            inner_mtu: DEFAULT_MTU,
             initiations_per_second: 500,
             allow_loopback: false,
         }
@@ -98,6 +101,10 @@ pub(crate) struct Context {
     pub(crate) counters: Counters,
     /// Pings that somebody asked for and that are not answered yet, oldest first: nonce, token, when.
     pub(crate) pings: VecDeque<(u64, u64, Instant)>,
+    /// What the NAT in front of this node does.
+    pub(crate) nat: Option<NatBehaviour>,
+    /// Birthday punches so far.
+    pub(crate) punches: u32,
 }
 
 impl Context {
@@ -128,6 +135,8 @@ impl Context {
             events: VecDeque::new(),
             counters: Counters::default(),
             pings: VecDeque::new(),
+            nat: None,
+            punches: 0,
         }
     }
 

@@ -56,6 +56,13 @@ pub enum Control {
         /// Payload bytes of the probe as received.
         size: u16,
     },
+    /// The sender, behind a symmetric NAT, has opened ports towards the receiver, who may guess them now (see
+    /// [`punch`](crate::path::punch)). Not answered.
+    #[serde(rename = "punch")]
+    Punch {
+        /// How many.
+        ports: u16,
+    },
     /// The session is over. Not answered.
     #[serde(rename = "close")]
     Close {
@@ -107,6 +114,7 @@ mod tests {
                 .prop_map(|(nonce, pad)| Control::MtuProbe { nonce, pad }),
             (any::<u64>(), any::<u16>()).prop_map(|(nonce, size)| Control::MtuAck { nonce, size }),
             any::<u8>().prop_map(|reason| Control::Close { reason }),
+            any::<u16>().prop_map(|ports| Control::Punch { ports }),
         ]
     }
 

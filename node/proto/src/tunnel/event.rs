@@ -9,7 +9,7 @@ use std::{
 use kanpachi_common::{NetworkId, NodeId};
 
 use super::session::{Session, SessionStats};
-use crate::path::{PathKind, PathStatus};
+use crate::path::{Limit, PathKind, PathStatus};
 
 /// A datagram to send from the shared socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +92,16 @@ pub enum Event {
         /// Our address, as seen from there.
         addr: SocketAddr,
     },
+    /// Open [`SOCKETS`](crate::path::punch::SOCKETS) sockets: datagrams to the [`Via::Socket`](crate::path::Via)
+    /// addresses of this attempt follow, and each is to leave from another one, to the address here.
+    OpenSockets {
+        /// The member.
+        peer: NodeId,
+        /// Number of the attempt.
+        attempt: u32,
+        /// Where all of them send.
+        to: SocketAddr,
+    },
     /// The answer to [`Tunnels::ping`](super::Tunnels::ping).
     Pong {
         /// The member.
@@ -103,14 +113,14 @@ pub enum Event {
         /// Round-trip time.
         rtt: Duration,
     },
-    /// A control payload of this size got through on this path.
-    MtuAck {
+    /// How large datagrams on this path may be. Said before data takes the path, and when it changes.
+    PathMtu {
         /// The member.
         peer: NodeId,
-        /// The address it was sent to is the one of the probe with this nonce.
-        nonce: u64,
-        /// Payload bytes as received, header and tag not counted.
-        size: u16,
+        /// The address, whether data goes there already or will with the next event.
+        endpoint: SocketAddr,
+        /// What may be sent there.
+        limit: Limit,
     },
 }
 
@@ -125,7 +135,7 @@ pub enum PathState {
         endpoint: SocketAddr,
         /// What kind of path that is.
         kind: PathKind,
-        /// Since when there is a session without a gap.
+        /// Since when data takes this path, without a gap in the session.
         since: Instant,
     },
     /// None, and not trying at the moment.
@@ -173,10 +183,14 @@ pub struct SessionStatus {
 pub struct PeerStatus {
     /// Is there a way?
     pub state: PathState,
+    /// Has the path that data takes shown a sign of life as lately as a living one does?
+    pub fresh: bool,
     /// Is the pair to stay connected?
     pub wanted: bool,
     /// The session in use.
     pub session: Option<SessionStatus>,
+    /// Largest datagram known to pass on the path that data takes, as UDP payload.
+    pub path_mtu: Option<u16>,
     /// All addresses known.
     pub paths: Vec<PathStatus>,
 }

@@ -27,6 +27,7 @@ mod mac;
 mod noise;
 mod payload;
 mod peer;
+mod reassembly;
 mod replay;
 mod session;
 pub mod timers;
@@ -36,14 +37,16 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::entropy::Entropy;
 pub use self::{
     cipher::{Engine, Forged, PacketCipher},
     context::{Config, LocalIdentity},
     control::{Control, MAX_CONTROL_LEN},
     doorstep::Doorstep,
     event::{CloseReason, Counters, Event, PathState, PeerStatus, SessionStatus, Transmit},
-    payload::{HandshakeCounter, MAX_EPOCHS},
+    payload::{FRAGMENTS, HandshakeCounter, MAX_EPOCHS},
     peer::PeerConfig,
+    reassembly::{LIFETIME_MS, MAX_HELD, MAX_OPEN, MAX_WHOLE, Reassembly, Whole},
     replay::{ReplayWindow, WINDOW},
     session::{
         OpenError, Opened, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES, SealError, Session,

@@ -10,6 +10,8 @@ use super::wire::{NOISE_INIT_LEN, NOISE_RESPONSE_LEN, TAG_LEN, WIRE_VERSION};
 
 /// Networks whose epochs are told at the most.
 pub const MAX_EPOCHS: usize = 16;
+/// Capability bit: puts fragments together.
+pub const FRAGMENTS: u64 = 1;
 /// Payload of message 1: what e, s and two tags leave.
 pub(crate) const INIT_PAYLOAD_LEN: usize = NOISE_INIT_LEN - 32 - 32 - 2 * TAG_LEN;
 /// Payload of message 2: what e and a tag leave.

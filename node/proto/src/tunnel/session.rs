@@ -135,6 +135,8 @@ pub struct Session {
     opener: Box<dyn PacketCipher>,
     confirmed: AtomicBool,
     closed: AtomicBool,
+    /// The core does not look at it until it carries data again.
+    asleep: AtomicBool,
     rx: Rx,
     tx: Tx,
 }
@@ -162,6 +164,7 @@ impl Session {
             // The response authenticates the responder; the initiator still has to prove itself.
             confirmed: AtomicBool::new(info.initiator),
             closed: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
             rx: Rx::default(),
             tx: Tx::default(),
         }
@@ -195,6 +198,18 @@ impl Session {
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
         self.confirmed.load(Relaxed)
+    }
+
+    /// Nothing has to be looked at until this session carries data again.
+    pub fn sleep(&self) {
+        self.asleep.store(true, Relaxed);
+    }
+
+    /// To be asked after data was sealed or opened. `true` for the first data after a rest: then the core is to be told, by
+    /// [`Tunnels::handle_woken`](super::Tunnels::handle_woken).
+    #[must_use]
+    pub fn wakes(&self) -> bool {
+        self.asleep.load(Relaxed) && self.asleep.swap(false, Relaxed)
     }
 
     /// Is it over?

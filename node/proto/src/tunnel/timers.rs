@@ -7,6 +7,11 @@ use std::time::Duration;
 pub const REKEY_AFTER: Duration = Duration::from_secs(120);
 /// The responder of a session waits longer, so that the two do not rekey at once.
 pub(crate) const REKEY_AFTER_AS_RESPONDER: Duration = Duration::from_secs(45);
+/// A session at rest gets it so much later: along with a keepalive from the first on, and by itself after the second.
+pub(crate) const REKEY_AT_REST: (Duration, Duration) =
+    (Duration::from_secs(20), Duration::from_secs(45));
+/// A session of this age gets a successor whatever it does: there is time for it to fail twice.
+pub(crate) const SAFE_AGE: Duration = Duration::from_millis(REJECT_AFTER_MS - 15_000);
 /// A session this old neither seals nor opens (Reject-After-Time), in milliseconds.
 pub const REJECT_AFTER_MS: u64 = 180_000;
 /// A peer that has not answered for this long is given up (Rekey-Attempt-Time).
@@ -33,6 +38,9 @@ pub(crate) const RETRY_WHEN_DOWN: Duration = Duration::from_secs(30);
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
 /// While the peer is wanted, something is sent this often to keep NAT mappings open.
 pub const PERSISTENT_KEEPALIVE: Duration = Duration::from_secs(25);
+/// A member that is behind is told the epochs again after this, doubling up to the second.
+pub(crate) const TELL_AGAIN: (Duration, Duration) =
+    (Duration::from_millis(500), Duration::from_secs(4));
 /// Sent and heard nothing for this long: new handshake over all addresses.
 pub const DEAD_PEER: Duration = Duration::from_secs(15);
 /// An answered handshake init waits this long for its first packet.
@@ -45,6 +53,8 @@ pub const COOKIE: Duration = Duration::from_secs(120);
 pub(crate) const SOONEST: Duration = Duration::from_millis(1);
 /// How often a session in use is looked at: what was sent, what was heard.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
+/// And how often at the latest one that carries nothing, if nobody wants it.
+pub(crate) const REST: Duration = Duration::from_secs(20);
 /// An initiator repeats its first packet this often until it hears the responder, so that the responder may send.
 pub(crate) const CONFIRM_EVERY: Duration = Duration::from_millis(250);
 /// And stops being that eager after this long.

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use kanpachi_common::{NetworkId, NodeId, OrgId};
+use kanpachi_common::{NetworkId, NodeId, OrgId, nat::NatBehaviour};
 use zeroize::Zeroizing;
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
     timers,
     wire::{self, Handshake, MAC1_AT, MAC2_AT, canonical},
 };
-use crate::path::Candidate;
+use crate::path::{Candidate, PROBE_IDLE_EARLY};
 
 /// The tunnels of one node. One thread owns it; packet threads hold the sessions that it hands out.
 ///
@@ -90,7 +90,7 @@ impl Tunnels {
             wanted = peer.is_wanted();
             self.remove(&id, CloseReason::KeyChanged, now);
         }
-        let peer = Peer::new(config, self.cx.identity.node_id, now);
+        let peer = Peer::new(config, &self.cx, now);
         self.peers.insert(id, peer);
         if wanted {
             self.connect(&id, now);
@@ -131,13 +131,36 @@ impl Tunnels {
         self.with(peer, now, |peer, cx| peer.offer(cx, &good, now));
     }
 
-    /// What this node knows: told to all live sessions, and in every handshake. Each peer is told of networks in
+    /// Replaces the ways to the member over relays, each named by a [`Via`](crate::path::Via) address.
+    pub fn set_relayed(&mut self, peer: &NodeId, ways: &[SocketAddr], now: Instant) {
+        self.with(peer, now, |peer, cx| peer.relayed(cx, ways, now));
+    }
+
+    /// What the NAT in front of this node does, as far as it is known.
+    pub fn set_nat(&mut self, nat: Option<NatBehaviour>, now: Instant) {
+        if self.cx.nat == nat {
+            return;
+        }
+        self.cx.nat = nat;
+        let ids: Vec<_> = self.peers.keys().copied().collect();
+        for id in ids {
+            self.with(&id, now, |peer, cx| peer.nat_changed(cx, now));
+        }
+    }
+
+    /// The same of a member.
+    pub fn set_peer_nat(&mut self, peer: &NodeId, nat: Option<NatBehaviour>, now: Instant) {
+        self.with(peer, now, |peer, cx| peer.set_nat(cx, nat, now));
+    }
+
+    /// What this node knows: told to all live sessions, to whoever is behind until it is not, and in every handshake. Each peer is told of networks in
     /// common only.
     pub fn set_epochs(&mut self, generation: u64, epochs: Vec<(NetworkId, u64)>, now: Instant) {
         self.cx.generation = generation;
         self.cx.epochs = epochs.into_iter().collect();
-        for peer in self.peers.values() {
-            peer.tell_epochs(&mut self.cx, now);
+        let ids: Vec<_> = self.peers.keys().copied().collect();
+        for id in ids {
+            self.with(&id, now, |peer, cx| peer.tell_epochs(cx, now));
         }
     }
 
@@ -176,12 +199,6 @@ impl Tunnels {
     /// `false` when there is no session to ask in.
     pub fn ping(&mut self, peer: &NodeId, token: u64, now: Instant) -> bool {
         (self.peers.get(peer)).is_some_and(|peer| peer.ping(&mut self.cx, token, now))
-    }
-
-    /// Asks whether a control payload of `size` bytes gets through to the member: [`Event::MtuAck`] with the nonce
-    /// returned, or nothing. The datagram is [`OVERHEAD`](wire::OVERHEAD) longer.
-    pub fn probe_mtu(&mut self, peer: &NodeId, size: u16, now: Instant) -> Option<u64> {
-        self.peers.get(peer)?.probe_mtu(&mut self.cx, size, now)
     }
 
     /// A datagram that [`classify`](wire::classify) calls a handshake.
@@ -301,16 +318,36 @@ impl Tunnels {
         });
     }
 
+    /// A session carries data after a rest: [`Session::wakes`](super::Session::wakes) said so.
+    pub fn handle_woken(&mut self, local_index: u32, now: Instant) {
+        self.with_index(local_index, now, |peer, cx| peer.woken(cx, now));
+    }
+
     /// Does what was due. Call at [`poll_timeout`](Self::poll_timeout).
     pub fn handle_timeout(&mut self, now: Instant) {
+        let mut woken = false;
         while let Some((at, id)) = self.timers.first().copied()
             && at <= now
         {
+            woken = true;
             self.timers.pop_first();
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.deadline = None;
             }
             self.with(&id, now, |peer, cx| peer.handle_timeout(cx, now));
+        }
+        if woken {
+            self.keep_together(now);
+        }
+    }
+
+    /// Keepalives that are due soon go out now: one waking serves many.
+    fn keep_together(&mut self, now: Instant) {
+        let soon = now + PROBE_IDLE_EARLY;
+        let soon = self.timers.iter().take_while(|(at, _)| *at <= soon);
+        let soon: Vec<NodeId> = soon.map(|(_, id)| *id).collect();
+        for id in soon {
+            self.with(&id, now, |peer, cx| peer.keep_early(cx, now));
         }
     }
 

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kanpachi_common::NetworkId;
+
 use super::{
     super::{
         context::Context,
@@ -22,6 +24,8 @@ use crate::path::{Activity, Order, PathKind};
 const ACTIVE_MS: u64 = 5000;
 /// Data sent within this long makes a rekey worth it when nobody asked for the pair.
 const IN_USE_MS: u64 = 15_000;
+/// Data that came this long ago has been answered, by a keepalive if by nothing else.
+const REST_AFTER_MS: u64 = 11_000;
 /// At most one [`Event::Rtt`] per peer in this time.
 const RTT_EVENT_EVERY: Duration = Duration::from_secs(1);
 
@@ -40,7 +44,7 @@ fn seal(session: &Session, message: &Control, now_ms: u64) -> Option<Vec<u8>> {
 const MAX_PINGS: usize = 256;
 
 impl Peer {
-    fn say(&self, cx: &mut Context, to: SocketAddr, message: &Control, now: Instant) {
+    pub(super) fn say(&self, cx: &mut Context, to: SocketAddr, message: &Control, now: Instant) {
         if let Some(session) = self.current_session()
             && let Some(datagram) = seal(&session, message, cx.millis(now))
         {
@@ -55,7 +59,7 @@ impl Peer {
         }
     }
 
-    fn say_primary(&self, cx: &mut Context, message: &Control, now: Instant) {
+    pub(super) fn say_primary(&self, cx: &mut Context, message: &Control, now: Instant) {
         if let Some(path) = self.paths.primary() {
             self.say(cx, path.endpoint, message, now);
         }
@@ -66,11 +70,45 @@ impl Peer {
         self.say_primary(cx, &self.keepalive(cx), now);
         self.next_tick = now;
         self.drive_session(cx, now);
+        self.drive_mtu(cx, now);
     }
 
-    /// Tells the member what this node knows now.
-    pub(crate) fn tell_epochs(&self, cx: &mut Context, now: Instant) {
+    /// Tells the member what this node knows now, and again until it says that it is not behind: what it is told may
+    /// be lost, and it may be about an eviction.
+    pub(crate) fn tell_epochs(&mut self, cx: &mut Context, now: Instant) {
+        self.tell_again = Some((now, timers::TELL_AGAIN.0));
         self.say_primary(cx, &self.keepalive(cx), now);
+        self.plan_telling(cx, now);
+    }
+
+    pub(super) fn tell_again(&mut self, cx: &mut Context, now: Instant) {
+        if self.tell_again.is_some_and(|(at, _)| at <= now) {
+            if self.is_behind(cx) {
+                self.say_primary(cx, &self.keepalive(cx), now);
+            }
+            self.plan_telling(cx, now);
+        }
+    }
+
+    fn plan_telling(&mut self, cx: &Context, now: Instant) {
+        let pause = self.tell_again.map_or(timers::TELL_AGAIN.0, |(_, p)| p);
+        let next = (now + pause, (pause * 2).min(timers::TELL_AGAIN.1));
+        self.tell_again = (self.current.is_some() && self.is_behind(cx)).then_some(next);
+    }
+
+    /// Does this node hold a newer roster than the member said last?
+    fn is_behind(&self, cx: &Context) -> bool {
+        let ours = cx.epochs_for(&self.config.networks);
+        let Some((generation, theirs)) = &self.told.epochs else {
+            return !ours.is_empty();
+        };
+        // A network that the member does not name is none that it holds.
+        let older = |(network, ours): &(NetworkId, u64)| {
+            theirs
+                .iter()
+                .any(|(n, theirs)| n == network && theirs < ours)
+        };
+        *generation < cx.generation || ours.iter().any(older)
     }
 
     pub(super) fn say_close(&self, cx: &mut Context, reason: CloseReason, now: Instant) {
@@ -93,21 +131,6 @@ impl Peer {
         true
     }
 
-    /// Asks whether a control payload of about `size` bytes gets through on the primary path.
-    pub(crate) fn probe_mtu(&self, cx: &mut Context, size: u16, now: Instant) -> Option<u64> {
-        let path = self.paths.primary()?;
-        let nonce = cx.entropy.u64();
-        let empty = Control::MtuProbe {
-            nonce,
-            pad: Vec::new(),
-        };
-        // Two more bytes for the length of a longer byte string.
-        let pad = usize::from(size).checked_sub(empty.encode().len() + 2)?;
-        let pad = vec![0; pad];
-        self.say(cx, path.endpoint, &Control::MtuProbe { nonce, pad }, now);
-        Some(nonce)
-    }
-
     /// An authenticated data packet came in, from an address that is not the endpoint or in a session that was not
     /// confirmed yet.
     pub(crate) fn handle_authenticated(
@@ -119,6 +142,7 @@ impl Peer {
         now: Instant,
     ) {
         if self.confirm(cx, local_index, from, counter, now) {
+            self.paths.heard_from(from, now);
             self.heard(cx, local_index, from, counter, now);
             self.report(cx);
         }
@@ -139,7 +163,7 @@ impl Peer {
                 counter,
             };
             let change = self.paths.heard(from, order, self.controls, now);
-            self.path_changed(cx, change);
+            self.path_changed(cx, change, now);
         }
     }
 
@@ -156,6 +180,7 @@ impl Peer {
         if !self.confirm(cx, local_index, from, counter, now) {
             return;
         }
+        self.paths.heard_from(from, now);
         match Control::decode(payload) {
             Some(Control::Keepalive { generation, epochs }) => {
                 self.settle(cx, local_index, now);
@@ -166,8 +191,9 @@ impl Peer {
                 if primary {
                     self.settle(cx, local_index, now);
                     self.heard(cx, local_index, from, counter, now);
+                    self.paths.kept(from, now);
                 } else {
-                    self.paths.observe(from);
+                    self.paths.asked(from, now);
                 }
                 self.say(cx, from, &Control::Pong { nonce, seen: from }, now);
             }
@@ -176,13 +202,12 @@ impl Peer {
                 self.handle_pong(cx, nonce, seen, now);
             }
             Some(Control::MtuProbe { nonce, .. }) => {
-                let size = u16::try_from(payload.len()).unwrap_or(u16::MAX);
-                self.say(cx, from, &Control::MtuAck { nonce, size }, now);
+                self.handle_mtu_probe(cx, nonce, payload.len(), from, now);
             }
             Some(Control::MtuAck { nonce, size }) => {
-                let peer = self.id();
-                cx.events.push_back(Event::MtuAck { peer, nonce, size });
+                self.handle_mtu_ack(cx, nonce, size, now);
             }
+            Some(Control::Punch { .. }) => self.handle_punch(cx, now),
             Some(Control::Close { .. }) => self.closed_by_peer(cx, now),
             None => {}
         }
@@ -242,7 +267,7 @@ impl Peer {
     fn review(&mut self, cx: &mut Context, now: Instant) {
         if let Some(activity) = self.activity(cx, now) {
             let change = self.paths.review(&activity, now);
-            self.path_changed(cx, change);
+            self.path_changed(cx, change, now);
         }
     }
 
@@ -264,10 +289,19 @@ impl Peer {
     /// Everything that happens by time inside the current session.
     pub(super) fn drive_session(&mut self, cx: &mut Context, now: Instant) {
         self.review(cx, now);
+        if !self.paths.is_healthy() {
+            self.end_rest(now);
+        }
         if now >= self.next_tick {
             self.next_tick = now + timers::TICK;
             self.tick(cx, now);
         }
+        self.send_probes(cx, now);
+        self.succeed_along(cx, now);
+        self.drive_punch(cx, now);
+    }
+
+    fn send_probes(&mut self, cx: &mut Context, now: Instant) {
         while let Some(activity) = self.activity(cx, now) {
             let entropy = &mut cx.entropy;
             let Some(probe) = self.paths.poll_probe(&activity, now, || entropy.u64()) else {
@@ -275,6 +309,23 @@ impl Peer {
             };
             let (nonce, primary) = (probe.nonce, probe.primary);
             self.say(cx, probe.addr, &Control::Ping { nonce, primary }, now);
+        }
+    }
+
+    /// Others are being kept alive now. A session at rest joins in, if its time is near.
+    pub(crate) fn keep_early(&mut self, cx: &mut Context, now: Instant) {
+        self.send_probes(cx, now);
+        self.succeed_along(cx, now);
+    }
+
+    /// A session at rest gets its successor when its time has come and the node is awake anyway.
+    fn succeed_along(&mut self, cx: &mut Context, now: Instant) {
+        let old = self.current_live().is_some_and(|live| {
+            let from = live.rekey_at + timers::REKEY_AT_REST.0;
+            from.min(live.created + timers::SAFE_AGE) <= now
+        });
+        if old && self.wanted && self.attempt.is_none() && self.paths.is_healthy() {
+            self.begin(cx, timers::ATTEMPT, now);
         }
     }
 
@@ -303,6 +354,37 @@ impl Peer {
         let old = in_use && now >= rekey_at;
         if dead || old || session.is_running_out() {
             self.begin(cx, timers::ATTEMPT, now);
+        } else if self.may_rest(&session, now_ms) {
+            session.sleep();
+            self.next_tick = if self.wanted {
+                let latest = rekey_at + timers::REKEY_AT_REST.1;
+                let latest = latest.min(created + timers::SAFE_AGE);
+                latest.max(now + timers::TICK)
+            } else {
+                now + timers::REST
+            };
+        }
+    }
+
+    /// Has the session been idle for so long that there is nothing to look at before it carries data again?
+    fn may_rest(&self, session: &Session, now_ms: u64) -> bool {
+        let last_data = session.last_data_rx_ms().max(session.last_data_tx_ms());
+        let idle = last_data == 0 || now_ms.saturating_sub(last_data) > REST_AFTER_MS;
+        let quiet = self.paths.is_healthy() && session.waiting_since_ms().is_none();
+        idle && quiet && session.stats().rx_packets > 0
+    }
+
+    /// The session carries data after a rest.
+    pub(crate) fn woken(&mut self, cx: &mut Context, now: Instant) {
+        self.next_tick = now;
+        self.drive_session(cx, now);
+    }
+
+    /// The session has to be looked at again.
+    fn end_rest(&mut self, now: Instant) {
+        // Who carries data from now on has nothing to tell.
+        if self.current_live().is_some_and(|l| l.session.wakes()) {
+            self.next_tick = now;
         }
     }
 
@@ -310,6 +392,9 @@ impl Peer {
     pub(super) fn next_live(&self, cx: &Context, now: Instant) -> Option<Instant> {
         let activity = self.activity(cx, now)?;
         let probe = self.paths.poll_timeout(&activity, now);
-        Some(probe.map_or(self.next_tick, |at| at.min(self.next_tick)))
+        [probe, self.punch.poll_timeout(), Some(self.next_tick)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }

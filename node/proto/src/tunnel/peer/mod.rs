@@ -3,6 +3,8 @@
 //! `sessions` holds the keys, `live` the traffic of the core itself inside a session.
 
 mod live;
+mod mtu;
+mod punching;
 mod sessions;
 
 use std::{
@@ -11,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kanpachi_common::{NetworkId, NodeId};
+use kanpachi_common::{NetworkId, NodeId, nat::NatBehaviour};
 
 use self::sessions::{Agreed, Live, Pending};
 use super::{
@@ -22,7 +24,7 @@ use super::{
     payload::HandshakeCounter,
     timers, wire,
 };
-use crate::path::{Candidate, Change, PathSet};
+use crate::path::{Candidate, Change, Limit, PathSet, mtu::PathMtus, punch::Punch};
 
 /// A member that this node may have a session with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,9 @@ pub(crate) struct Peer {
     controls: bool,
     wanted: bool,
     paths: PathSet,
+    punch: Punch,
+    nat: Option<NatBehaviour>,
+    mtus: PathMtus,
     attempt: Option<Attempt>,
     /// Next attempt after one that came to nothing.
     retry_at: Option<Instant>,
@@ -57,6 +62,8 @@ pub(crate) struct Peer {
     next_tick: Instant,
     reported: Option<PathState>,
     told: Told,
+    /// When the member is told the epochs again because it is behind, and the pause before that.
+    tell_again: Option<(Instant, Duration)>,
     /// What the timer queue holds for this peer.
     pub(crate) deadline: Option<Instant>,
 }
@@ -67,16 +74,20 @@ struct Told {
     epochs: Option<(u64, Vec<(NetworkId, u64)>)>,
     observed: Option<SocketAddr>,
     rtt_at: Option<Instant>,
+    mtu: Option<(SocketAddr, Limit)>,
 }
 
 impl Peer {
-    pub(crate) fn new(config: PeerConfig, own: NodeId, now: Instant) -> Self {
+    pub(crate) fn new(config: PeerConfig, cx: &Context, now: Instant) -> Self {
         Self {
             macs: PublicMacs::of(&config.tunnel_key),
-            controls: own < config.node_id,
+            controls: cx.identity.node_id < config.node_id,
             config,
             wanted: false,
             paths: PathSet::default(),
+            punch: Punch::default(),
+            nat: None,
+            mtus: PathMtus::new(cx.config.inner_mtu),
             attempt: None,
             retry_at: None,
             cookies: Cookies::default(),
@@ -88,6 +99,7 @@ impl Peer {
             next_tick: now,
             reported: None,
             told: Told::default(),
+            tell_again: None,
             deadline: None,
         }
     }
@@ -112,6 +124,16 @@ impl Peer {
 
     pub(crate) fn offer(&mut self, cx: &mut Context, candidates: &[Candidate], now: Instant) {
         let new = self.paths.offer(candidates);
+        self.try_addresses(cx, new, now);
+    }
+
+    pub(crate) fn relayed(&mut self, cx: &mut Context, ways: &[SocketAddr], now: Instant) {
+        let new = self.paths.set_relayed(ways, now);
+        self.try_addresses(cx, new, now);
+    }
+
+    /// There are other addresses than before, and perhaps a new one.
+    fn try_addresses(&mut self, cx: &mut Context, new: bool, now: Instant) {
         if let Some(round) = self.attempt.as_mut().and_then(|a| a.round.as_mut()) {
             for addr in self.paths.race_order() {
                 round.add(addr, now);
@@ -131,7 +153,8 @@ impl Peer {
     }
 
     pub(crate) fn network_changed(&mut self, cx: &mut Context, now: Instant) {
-        self.paths.probe_all();
+        self.paths.probe_all(now);
+        self.mtus.doubt();
         if self.wanted && !self.has_session() {
             self.begin(cx, timers::ATTEMPT, now);
             self.report(cx);
@@ -269,6 +292,8 @@ impl Peer {
         self.expire(cx, now);
         self.drive_attempt(cx, now);
         self.drive_session(cx, now);
+        self.drive_mtu(cx, now);
+        self.tell_again(cx, now);
         self.report(cx);
     }
 
@@ -282,14 +307,17 @@ impl Peer {
             self.retry_at,
             self.next_expiry(),
             self.next_live(cx, now),
+            self.next_mtu(cx, now),
+            self.tell_again.map(|(at, _)| at),
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
-    fn path_changed(&mut self, cx: &mut Context, change: Option<Change>) {
+    fn path_changed(&mut self, cx: &mut Context, change: Option<Change>, now: Instant) {
         if let Some(Change { endpoint, kind }) = change {
+            self.follow_path(cx, now);
             let peer = self.id();
             cx.events.push_back(Event::EndpointChanged {
                 peer,
@@ -320,7 +348,7 @@ impl Peer {
                 PathState::Up {
                     endpoint: path.endpoint,
                     kind: path.kind,
-                    since,
+                    since: self.paths.primary_since().map_or(since, |at| at.max(since)),
                 }
             }
             _ if self.attempt.is_some() => PathState::Connecting,
@@ -346,6 +374,7 @@ impl Peer {
     pub(crate) fn status(&self, now: Instant) -> PeerStatus {
         PeerStatus {
             state: self.state(),
+            fresh: self.paths.is_fresh(now),
             wanted: self.wanted,
             session: self.current_live().map(|live| SessionStatus {
                 local_index: live.session.local_index(),
@@ -354,6 +383,12 @@ impl Peer {
                 initiator: live.session.info().initiator,
                 stats: live.session.stats(),
             }),
+            path_mtu: self
+                .mtus
+                .limit()
+                .map(|(_, limit)| limit)
+                .filter(|l| l.settled)
+                .map(|l| l.datagram),
             paths: self.paths.status(now),
         }
     }

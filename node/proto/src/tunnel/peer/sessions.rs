@@ -285,13 +285,16 @@ impl Peer {
         self.current = Some(session.local_index());
         let change = self.paths.established(from, order, now);
         let endpoint = self.paths.primary().map_or(from, |p| p.endpoint);
+        // A peer that begins again may have moved; a rekey looks no different from here.
+        self.mtus.doubt();
+        self.follow_path(cx, now);
         cx.events.push_back(Event::SessionUp {
             peer,
             session,
             endpoint,
         });
         if self.up_since.is_some() {
-            self.path_changed(cx, change);
+            self.path_changed(cx, change, now);
         }
         self.up_since.get_or_insert(now);
         self.drop_surplus(cx);
@@ -379,6 +382,7 @@ impl Peer {
         self.current = None;
         self.up_since = None;
         self.paths.disconnected();
+        self.mtus.leave();
         if self.wanted && self.attempt.is_none() && self.retry_at.is_none() {
             self.begin(cx, timers::ATTEMPT, now);
         }
@@ -400,6 +404,7 @@ impl Peer {
         self.current = None;
         self.up_since = None;
         self.paths.disconnected();
+        self.mtus.leave();
     }
 
     fn closed(&self, cx: &mut Context, session: &Session, reason: CloseReason) {

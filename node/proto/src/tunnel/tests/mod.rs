@@ -2,7 +2,9 @@
 
 mod handshake;
 mod hostile;
+mod loss;
 mod paths;
 mod rekey;
+mod rest;
 mod sim;
 mod vectors;

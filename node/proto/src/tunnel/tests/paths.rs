@@ -1,9 +1,13 @@
 //! Racing, roaming, failing over and coming back.
 
-use super::sim::{Sim, Weather, config, ms, network_of, secs};
+use std::time::Duration;
+
+use kanpachi_common::nat::{Filtering, Mapping, NatBehaviour};
+
+use super::sim::{Sim, Symmetric, Weather, config, ms, network_of, secs};
 use crate::{
-    path::{Candidate, PathKind},
-    tunnel::{Event, PathState},
+    path::{Candidate, Limit, PathKind},
+    tunnel::{Event, PathState, Tunnels},
 };
 
 /// Two hosts that know each other in these networks, connected.
@@ -21,7 +25,7 @@ fn sim(kinds: &[(u8, PathKind)], seed: u64, cut: &[u8]) -> Sim {
 const TWO: [(u8, PathKind); 2] = [(0, PathKind::Host), (1, PathKind::Reflexive)];
 
 /// Data both ways every 20 ms for `time`; returns the longest gap between deliveries at each host.
-fn talk(sim: &mut Sim, time: std::time::Duration) -> std::time::Duration {
+fn talk(sim: &mut Sim, time: Duration) -> Duration {
     let end = sim.now + time;
     let mut last = [sim.now; 2];
     let mut longest = ms(0);
@@ -125,6 +129,119 @@ fn data_moves_up_from_a_relay_to_a_direct_path() {
         panic!("no change was told");
     };
     assert_eq!(kind, PathKind::Host);
+}
+
+/// The old address has answered well for long, and nothing is known of the new one.
+#[test]
+fn a_peer_that_has_moved_is_not_looked_for_where_it_was() {
+    for mover in 0..2 {
+        let mut sim = sim(&[(0, PathKind::Host)], 12, &[]);
+        sim.weather.delay = (0, 0);
+        talk(&mut sim, secs(10));
+        for port in [4000, 5000, 6000] {
+            sim.hosts[mover].ports[0] = port;
+            let gap = talk(&mut sim, secs(2));
+            assert!(gap <= ms(100), "{mover} to {port}: {gap:?}");
+        }
+    }
+}
+
+/// A machine goes from one address to another and back, again and again.
+#[test]
+fn a_peer_that_comes_back_to_an_address_is_followed_at_once() {
+    let mut sim = sim(&[(0, PathKind::Host), (2, PathKind::Relay)], 11, &[]);
+    talk(&mut sim, secs(5));
+    for round in 0..6_u16 {
+        // Long enough for the end that stays to leave the address of before.
+        sim.cut.insert(0);
+        talk(&mut sim, secs(5));
+        assert_eq!((primary(&sim, 0), primary(&sim, 1)), (2, 2), "{round}");
+        sim.cut.clear();
+        sim.hosts[1].ports[0] = 3000 + round % 2;
+        let gap = talk(&mut sim, ms(50));
+        assert!(gap <= ms(60), "{gap:?}");
+        sim.with(1, Tunnels::handle_network_change);
+        let took = sim.run_until(secs(3), |sim| {
+            sim.hosts[0].endpoint(&sim.id(1)) == Some(sim.hosts[1].addr(0))
+        });
+        assert!(took.is_some(), "{round}: not followed");
+    }
+}
+
+#[test]
+fn an_idle_pair_hardly_wakes_and_is_awake_at_the_first_packet() {
+    let mut sim = sim(&[(0, PathKind::Host)], 9, &[]);
+    talk(&mut sim, secs(2));
+    sim.run(secs(20));
+    let (begin, mut wakes) = (sim.now, 0);
+    while let Some(at) = sim.hosts[0].tunnels.poll_timeout() {
+        if at > begin + secs(60) {
+            break;
+        }
+        wakes += u32::from(at > sim.now);
+        sim.run((at - sim.now).max(ms(1)));
+    }
+    assert!(wakes <= 12, "{wakes} timers in a minute");
+    // What is lost at the first packet after the rest is noticed as fast as ever.
+    sim.cut.insert(0);
+    sim.send(0, 1, b"lost").unwrap();
+    sim.run(ms(3000));
+    let status = sim.hosts[0].tunnels.status(&sim.id(1), sim.now).unwrap();
+    assert!(
+        !status.paths.iter().any(|path| path.loss < 0.01),
+        "{status:?}"
+    );
+}
+
+const fn nat(mapping: Mapping) -> NatBehaviour {
+    NatBehaviour {
+        mapping,
+        filtering: Filtering::AddressAndPortDependent,
+    }
+}
+
+/// Two hosts on a relay; the one at `hard` is behind a symmetric NAT. Returns how long a direct path took.
+fn punch(seed: u64, hard: usize) -> Option<Duration> {
+    let kinds = [(1, PathKind::Reflexive), (2, PathKind::Relay)];
+    let mut sim = sim(&kinds, seed, &[1]);
+    sim.cut.clear();
+    sim.symmetric = Some(Symmetric {
+        host: hard,
+        ..Symmetric::default()
+    });
+    for at in 0..2 {
+        let mapping = |host| {
+            nat(if host == hard {
+                Mapping::AddressAndPortDependent
+            } else {
+                Mapping::EndpointIndependent
+            })
+        };
+        let other = sim.id(1 - at);
+        sim.with(at, |tunnels, now| {
+            tunnels.set_nat(Some(mapping(at)), now);
+            tunnels.set_peer_nat(&other, Some(mapping(1 - at)), now);
+        });
+    }
+    sim.run_until(secs(30), |sim| {
+        let direct = |at: usize| {
+            let end = sim.hosts[at].endpoint(&sim.id(1 - at));
+            end.is_some_and(|end| network_of(end) != 2)
+        };
+        direct(0) && direct(1)
+    })
+}
+
+#[test]
+fn a_symmetric_side_is_met_by_luck_whichever_end_it_is() {
+    let mut late = 0;
+    for seed in 0..20 {
+        let took = punch(100 + seed, usize::from(seed % 2 == 0));
+        if took.is_none_or(|took| took > secs(15)) {
+            late += 1;
+        }
+    }
+    assert!(late <= 1, "{late} of 20");
 }
 
 #[test]
@@ -264,19 +381,65 @@ fn round_trips_and_own_addresses_are_told() {
     assert_eq!(seen, Some(sim.hosts[0].addr(0)));
 }
 
-#[test]
-fn an_mtu_probe_is_acknowledged_with_its_size() {
-    let mut sim = sim(&[(0, PathKind::Host)], 10, &[]);
-    let b = sim.id(1);
-    for size in [300, 1200, 1400] {
-        let nonce = sim.with(0, |t, now| t.probe_mtu(&b, size, now)).unwrap();
-        sim.run(ms(50));
-        let ack = sim.hosts[0].events.iter().rev().find_map(|(_, e)| match e {
-            Event::MtuAck { nonce, size, .. } => Some((*nonce, *size)),
+/// What a host was told last about the size of its path.
+fn told_limit(sim: &Sim, host: usize) -> Option<Limit> {
+    sim.hosts[host]
+        .events
+        .iter()
+        .rev()
+        .find_map(|(_, e)| match e {
+            Event::PathMtu { limit, .. } => Some(*limit),
             _ => None,
-        });
-        assert_eq!(ack, Some((nonce, size)));
+        })
+}
+
+#[test]
+fn both_ends_find_what_the_path_carries() {
+    for (carries, expected) in [(9000, 1432), (1392, 1392), (1252, 1252)] {
+        let mut sim = Sim::new(2, 10, config());
+        sim.largest = carries;
+        sim.connect(0, 1);
+        sim.run(secs(2));
+        for host in [0, 1] {
+            let limit = told_limit(&sim, host).unwrap();
+            assert!(limit.settled && limit.full == (carries > 1432), "{limit:?}");
+            assert!(
+                (expected - 16..=expected).contains(&limit.datagram),
+                "{limit:?}"
+            );
+            let other = sim.id(1 - host);
+            let status = sim.hosts[host].tunnels.status(&other, sim.now).unwrap();
+            assert_eq!(status.path_mtu, Some(limit.datagram));
+        }
     }
+}
+
+#[test]
+fn the_size_of_a_path_is_told_before_data_takes_it() {
+    let paths = [(0, PathKind::Host), (1, PathKind::Host)];
+    let mut sim = sim(&paths, 11, &[]);
+    sim.run(secs(5));
+    sim.cut.insert(0);
+    let b = sim.id(1);
+    for _ in 0..100 {
+        let _ = sim.send(0, 1, b"x");
+        sim.run(ms(100));
+    }
+    assert_eq!(sim.hosts[0].endpoint(&b), Some(sim.hosts[1].addr(1)));
+    for host in &sim.hosts {
+        let mut known = None;
+        for (_, event) in &host.events {
+            match event {
+                Event::PathMtu { endpoint, .. } => known = Some(*endpoint),
+                Event::EndpointChanged { endpoint, .. } | Event::SessionUp { endpoint, .. } => {
+                    assert_eq!(known, Some(*endpoint));
+                }
+                _ => {}
+            }
+        }
+    }
+    let limit = told_limit(&sim, 0).unwrap();
+    assert!(limit.full && limit.settled, "{limit:?}");
 }
 
 #[test]

@@ -117,12 +117,13 @@ fn many_messages_ask_for_a_new_session() {
     let first = sim.hosts[0].session(&sim.id(1)).unwrap();
     sim.run(secs(1));
     first.preset_counter(REKEY_AFTER_MESSAGES);
+    sim.send(0, 1, b"one more").unwrap();
     sim.run(secs(2));
     let second = sim.hosts[0].session(&sim.id(1)).unwrap();
     assert_ne!(first.local_index(), second.local_index());
     sim.send(0, 1, b"x").unwrap();
     sim.run(ms(50));
-    assert_eq!(sim.hosts[1].received.len(), 1);
+    assert_eq!(sim.hosts[1].received.len(), 2);
 }
 
 #[test]

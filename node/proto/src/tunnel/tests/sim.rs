@@ -17,7 +17,7 @@ use rand_chacha::{
 };
 
 use crate::{
-    path::{Candidate, PathKind},
+    path::{Candidate, PathKind, Via},
     tunnel::{
         Config, Datagram, Event, HEADER_LEN, Kind, LocalIdentity, OVERHEAD, PathState, PeerConfig,
         ReplayWindow, SealError, Session, Tunnels, classify,
@@ -159,7 +159,8 @@ impl Host {
             | Event::Rtt { .. }
             | Event::Observed { .. }
             | Event::Pong { .. }
-            | Event::MtuAck { .. } => {}
+            | Event::OpenSockets { .. }
+            | Event::PathMtu { .. } => {}
         }
         self.events.push((at, event));
     }
@@ -192,6 +193,9 @@ impl Host {
                     );
                     return;
                 }
+                if session.wakes() {
+                    self.tunnels.handle_woken(receiver, now);
+                }
                 let endpoint = self.sending.get(&session.peer()).map(|(_, e)| *e);
                 self.received.push(payload.to_vec());
                 if !session.is_confirmed() || endpoint != Some(from) {
@@ -209,6 +213,8 @@ pub(super) struct Sim {
     pub(super) now: Instant,
     pub(super) weather: Weather,
     pub(super) cut: BTreeSet<u8>,
+    /// Longer datagrams are lost.
+    pub(super) largest: usize,
     /// Everything ever put on the wire.
     pub(super) log: Vec<Packet>,
     queue: BTreeMap<(Instant, u64), Packet>,
@@ -216,6 +222,18 @@ pub(super) struct Sim {
     seed: u64,
     rng: ChaCha20Rng,
     config: Config,
+    /// In network 1 one host is behind a symmetric NAT, and the others let in only what they have sent to.
+    pub(super) symmetric: Option<Symmetric>,
+}
+
+/// A host that has another port for each socket, which the others do not know.
+#[derive(Default)]
+pub(super) struct Symmetric {
+    pub(super) host: usize,
+    /// Ports that are open, with the socket behind each.
+    pub(super) ports: BTreeMap<u16, SocketAddr>,
+    /// Ports that somebody has sent to.
+    pub(super) tried: BTreeSet<u16>,
 }
 
 pub(super) fn config() -> Config {
@@ -234,12 +252,14 @@ impl Sim {
             now: start,
             weather: CLEAR,
             cut: BTreeSet::new(),
+            largest: usize::MAX,
             log: Vec::new(),
             queue: BTreeMap::new(),
             seq: 0,
             seed,
             rng: ChaCha20Rng::seed_from_u64(seed),
             config,
+            symmetric: None,
         };
         for at in 0..sim.hosts.len() {
             sim.introduce(at);
@@ -318,15 +338,51 @@ impl Sim {
         buf[HEADER_LEN..HEADER_LEN + payload.len()].copy_from_slice(payload);
         let now_ms = host.tunnels.millis(self.now);
         session.seal_into(Kind::Ip, &mut buf, payload.len(), now_ms)?;
-        let endpoint = *endpoint;
+        let (endpoint, session) = (*endpoint, Arc::clone(session));
+        if session.wakes() {
+            let now = self.now;
+            self.hosts[from]
+                .tunnels
+                .handle_woken(session.local_index(), now);
+        }
         self.put(from, endpoint, buf);
         Ok(())
     }
 
     fn put(&mut self, from: usize, to: SocketAddr, data: Vec<u8>) {
-        let network = network_of(to);
+        let Some((from, to)) = self.translate(from, to) else {
+            return;
+        };
+        self.inject(from, to, data);
+    }
+
+    /// What NATs make of source and destination; `None` when they drop it.
+    fn translate(&mut self, from: usize, to: SocketAddr) -> Option<(SocketAddr, SocketAddr)> {
+        let (random, network) = (self.roll(64_000), network_of(to));
         let source = self.hosts[from].addr(network);
-        self.inject(source, to, data);
+        let Some(nat) = self.symmetric.as_mut() else {
+            return Some((source, to));
+        };
+        let host = &self.hosts[nat.host];
+        if matches!(Via::of(to), Some(Via::Socket { .. })) {
+            assert_eq!(from, nat.host);
+            let known = nat.ports.iter().find(|(_, via)| **via == to);
+            let port = known.map(|(port, _)| *port);
+            let port = port.unwrap_or(1024 + u16::try_from(random).unwrap());
+            nat.ports.insert(port, to);
+            let other = self.hosts[1 - from].addr(1);
+            let outside = SocketAddr::new(host.addr(1).ip(), port);
+            return nat.tried.contains(&port).then_some((outside, other));
+        }
+        if network != 1 {
+            return Some((source, to));
+        }
+        if from == nat.host || to.ip() != host.addr(1).ip() {
+            return None;
+        }
+        nat.tried.insert(to.port());
+        // The socket behind the port is where it arrives.
+        Some((*nat.ports.get(&to.port())?, host.addr(1)))
     }
 
     /// Puts a datagram with any source address on the wire.
@@ -338,7 +394,8 @@ impl Sim {
             data,
         };
         self.log.push(packet.clone());
-        if self.cut.contains(&network_of(to)) || self.roll(100) < self.weather.loss {
+        let lost = self.cut.contains(&network_of(to)) || packet.data.len() > self.largest;
+        if lost || self.roll(100) < self.weather.loss {
             return;
         }
         let copies = if self.roll(100) < self.weather.duplicate {

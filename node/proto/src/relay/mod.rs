@@ -1,0 +1,552 @@
+//! The member's side of relays: sessions at several of them, and a channel to each peer that is wanted.
+//!
+//! The shell opens a stream to each relay and keeps it open; this machine says what goes over it, binds the shared socket's
+//! address to the session by datagrams, and knows which channels are open at both ends. Each of them is a *way* to a peer,
+//! named by a [`Via`] address, and a path like any other to the tunnels. Formats: [`kanpachi_common::wire::relay`].
+//!
+//! A relay that cannot be reached by UDP carries the same datagrams over the stream. A stream that breaks leaves the
+//! session as it is until its time is over, so a relay whose libp2p side starts anew does not cut the data.
+
+mod binding;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use kanpachi_common::{
+    NodeId, OrgId, Signed,
+    org::Manifest,
+    roster::Proof,
+    wire::{
+        MAX_VERSION, MIN_VERSION,
+        relay::{
+            Channel, LIFETIME, MAX_CHANNELS, MAX_PROOFS, Open, Opened, PairState, Paired, RENEW,
+            RelayMessage, Renew, Wanted,
+        },
+    },
+};
+
+use self::binding::Binding;
+use crate::{
+    path::Via,
+    tunnel::{Entropy, Transmit},
+};
+
+/// Relays that a node has sessions with at once.
+pub const MAX_RELAYS: usize = 4;
+/// A channel that was refused is asked for again after this: the relay may have heard of a membership since.
+const REFUSED_AGAIN: Duration = Duration::from_secs(10);
+
+/// A relay and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayAt {
+    /// Its libp2p identity.
+    pub node: NodeId,
+    /// Its UDP addresses.
+    pub addrs: Vec<SocketAddr>,
+}
+
+/// What the shell does.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Say this on the stream to this relay.
+    Say(NodeId, Box<RelayMessage>),
+    /// Send this from the shared socket.
+    Transmit(Transmit),
+    /// These are the ways to this peer now.
+    Ways(NodeId, Vec<SocketAddr>),
+    /// [`Relays::table`] has changed.
+    Table,
+}
+
+/// How data of one session travels, for the packet path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The relay.
+    pub relay: NodeId,
+    /// Number of the session.
+    pub session: u32,
+    /// The relay's UDP address, when this node's is bound there; otherwise data goes over the stream.
+    pub bound: Option<SocketAddr>,
+    /// Open channels, each with the address that names it.
+    pub channels: Vec<(u16, SocketAddr)>,
+}
+
+/// What a person may want to know of a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayStatus {
+    /// Which.
+    pub node: NodeId,
+    /// Is there a session?
+    pub session: bool,
+    /// The UDP address that is bound, if any.
+    pub bound: Option<SocketAddr>,
+    /// Open channels.
+    pub channels: usize,
+}
+
+#[derive(Debug)]
+struct Pair {
+    channel: u16,
+    number: u32,
+    state: PairState,
+    /// Ask again then.
+    again: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Session {
+    binding: Binding,
+    renew_at: Instant,
+    ends_at: Instant,
+    pairs: BTreeMap<NodeId, Pair>,
+}
+
+#[derive(Debug)]
+struct Relay {
+    slot: u16,
+    addrs: Vec<SocketAddr>,
+    /// The stream is open.
+    stream: bool,
+    session: Option<Session>,
+}
+
+/// See the module.
+pub struct Relays {
+    org: OrgId,
+    entropy: Entropy,
+    relays: BTreeMap<NodeId, Relay>,
+    slots: u16,
+    pairs: u32,
+    /// Peers that this node may have a channel to, and whether it wants one.
+    peers: BTreeMap<NodeId, bool>,
+    proofs: Vec<Proof>,
+    manifest: Option<Signed<Manifest>>,
+    told: BTreeMap<NodeId, Vec<SocketAddr>>,
+    outputs: VecDeque<Output>,
+}
+
+impl fmt::Debug for Relays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relays")
+            .field("relays", &self.relays)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Relays {
+    /// No relays yet. `seed` is 32 fresh random bytes.
+    #[must_use]
+    pub fn new(org: OrgId, seed: [u8; 32]) -> Self {
+        Self {
+            org,
+            entropy: Entropy::new(seed),
+            relays: BTreeMap::new(),
+            slots: 0,
+            pairs: 0,
+            peers: BTreeMap::new(),
+            proofs: Vec::new(),
+            manifest: None,
+            told: BTreeMap::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The organisation became known, or is another one: everything begins anew.
+    pub fn set_org(&mut self, org: OrgId) {
+        if self.org != org {
+            self.org = org;
+            self.proofs.clear();
+            self.manifest = None;
+            self.relays.clear();
+            self.changed();
+        }
+    }
+
+    /// Replaces the relays to use; the first [`MAX_RELAYS`] count.
+    pub fn set_relays(&mut self, relays: &[RelayAt], now: Instant) {
+        let now_used: BTreeSet<NodeId> = relays.iter().take(MAX_RELAYS).map(|r| r.node).collect();
+        self.relays.retain(|node, _| now_used.contains(node));
+        for at in relays.iter().take(MAX_RELAYS) {
+            if let Some(relay) = self.relays.get_mut(&at.node) {
+                relay.addrs.clone_from(&at.addrs);
+                if let Some(session) = &mut relay.session {
+                    session.binding.set_addrs(&at.addrs, now);
+                }
+                continue;
+            }
+            self.slots = self.slots.wrapping_add(1);
+            let relay = Relay {
+                slot: self.slots,
+                addrs: at.addrs.clone(),
+                stream: false,
+                session: None,
+            };
+            self.relays.insert(at.node, relay);
+        }
+        self.changed();
+    }
+
+    /// This node's memberships and whose keys they are signed by, shown to relays from now on.
+    pub fn set_proofs(&mut self, mut proofs: Vec<Proof>, manifest: Option<Signed<Manifest>>) {
+        self.manifest = manifest;
+        proofs.truncate(MAX_PROOFS);
+        if self.proofs == proofs {
+            return;
+        }
+        self.proofs = proofs;
+        let open =
+            |(node, r): (&NodeId, &Relay)| (r.stream && r.session.is_some()).then_some(*node);
+        let nodes: Vec<NodeId> = self.relays.iter().filter_map(open).collect();
+        for node in nodes {
+            self.say_renew(node);
+        }
+    }
+
+    /// Everybody this node may talk to. Channels to others are closed.
+    pub fn set_peers(&mut self, peers: impl IntoIterator<Item = NodeId>) {
+        let peers: BTreeSet<NodeId> = peers.into_iter().collect();
+        let gone: Vec<NodeId> = self
+            .peers
+            .keys()
+            .filter(|p| !peers.contains(p))
+            .copied()
+            .collect();
+        for peer in gone {
+            self.peers.remove(&peer);
+            self.unpair(&peer);
+        }
+        for peer in peers {
+            self.peers.entry(peer).or_insert(false);
+        }
+        self.changed();
+    }
+
+    /// A channel to this peer is wanted at every relay, or no more.
+    pub fn set_wanted(&mut self, peer: &NodeId, wanted: bool) {
+        let Some(before) = self.peers.get_mut(peer) else {
+            return;
+        };
+        if std::mem::replace(before, wanted) == wanted {
+            return;
+        }
+        if wanted {
+            self.pair_all();
+        } else {
+            self.unpair(peer);
+        }
+        self.changed();
+    }
+
+    /// The stream to a relay is open.
+    pub fn handle_stream(&mut self, node: NodeId) {
+        let Some(relay) = self.relays.get_mut(&node) else {
+            return;
+        };
+        relay.stream = true;
+        let open = RelayMessage::Open(Box::new(Open {
+            min_version: MIN_VERSION,
+            max_version: MAX_VERSION,
+            org: self.org,
+            proofs: self.proofs.clone(),
+            manifest: self.manifest.clone(),
+            ext: Vec::new(),
+        }));
+        self.say(node, open);
+    }
+
+    /// The stream to a relay is gone.
+    pub fn handle_stream_closed(&mut self, node: NodeId) {
+        let Some(relay) = self.relays.get_mut(&node) else {
+            return;
+        };
+        relay.stream = false;
+        let carries = |s: &Session| s.binding.bound().is_some();
+        relay.session.take_if(|session| !carries(session));
+        self.changed();
+    }
+
+    /// A relay says something on its stream.
+    pub fn handle_message(&mut self, node: NodeId, message: RelayMessage, now: Instant) {
+        match message {
+            RelayMessage::Opened(opened) => self.handle_opened(node, &opened, now),
+            RelayMessage::Paired(paired) => self.handle_paired(node, paired, now),
+            RelayMessage::Wanted(Wanted { peer }) if self.peers.contains_key(&peer) => {
+                self.pair(node, peer);
+            }
+            RelayMessage::Refused(_) => {
+                if let Some(relay) = self.relays.get_mut(&node) {
+                    relay.session = None;
+                }
+                self.changed();
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_opened(&mut self, node: NodeId, opened: &Opened, now: Instant) {
+        let Some(relay) = self.relays.get_mut(&node).filter(|r| r.stream) else {
+            return;
+        };
+        relay.session = Some(Session {
+            binding: Binding::new(opened.session, opened.key, &relay.addrs, now),
+            renew_at: now + RENEW,
+            ends_at: now + LIFETIME,
+            pairs: BTreeMap::new(),
+        });
+        self.pair_all();
+        self.handle_timeout(now);
+    }
+
+    fn handle_paired(&mut self, node: NodeId, paired: Paired, now: Instant) {
+        let session = self.relays.get_mut(&node).and_then(|r| r.session.as_mut());
+        let pairs = session.into_iter().flat_map(|s| s.pairs.values_mut());
+        for pair in pairs.filter(|p| p.channel == paired.channel) {
+            pair.state = paired.state;
+            let refused = paired.state == PairState::Refused;
+            pair.again = refused.then_some(now + REFUSED_AGAIN);
+        }
+        self.changed();
+    }
+
+    /// A datagram whose first byte says that it is an answer of a relay.
+    pub fn handle_answer(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
+        for relay in self.relays.values_mut() {
+            let Some(session) = &mut relay.session else {
+                continue;
+            };
+            let before = session.binding.bound();
+            if let Some(next) = session.binding.handle_answer(from, datagram, now) {
+                self.outputs.extend(next.map(Output::Transmit));
+                if session.binding.bound() != before {
+                    self.changed();
+                }
+                return;
+            }
+        }
+    }
+
+    /// This node's addresses have changed, or nothing comes through: say everywhere where it is.
+    pub fn handle_network_change(&mut self, now: Instant) {
+        for session in self.relays.values_mut().filter_map(|r| r.session.as_mut()) {
+            session.binding.again(now);
+        }
+        self.handle_timeout(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let mut renew = Vec::new();
+        let mut again = Vec::new();
+        let mut changed = false;
+        for (node, relay) in &mut self.relays {
+            changed |= relay.session.take_if(|s| now >= s.ends_at).is_some();
+            let Some(session) = &mut relay.session else {
+                continue;
+            };
+            let before = session.binding.bound();
+            let mut transmits = Vec::new();
+            session
+                .binding
+                .handle_timeout(&mut self.entropy, now, &mut transmits);
+            self.outputs
+                .extend(transmits.into_iter().map(Output::Transmit));
+            changed |= session.binding.bound() != before;
+            if relay.stream && now >= session.renew_at {
+                session.renew_at = now + RENEW;
+                session.ends_at = now + LIFETIME;
+                renew.push(*node);
+            }
+            for (peer, pair) in &mut session.pairs {
+                if pair.again.take_if(|at| now >= *at).is_some() {
+                    again.push((*node, *peer, pair.channel));
+                }
+            }
+        }
+        for node in renew {
+            self.say_renew(node);
+        }
+        for (node, peer, channel) in again {
+            self.say_pair(node, peer, channel);
+        }
+        if changed {
+            self.changed();
+        }
+    }
+
+    /// When to call [`Self::handle_timeout`] next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let due = |relay: &Relay| {
+            let session = relay.session.as_ref()?;
+            let renew = relay.stream.then_some(session.renew_at);
+            let again = session.pairs.values().filter_map(|p| p.again).min();
+            [
+                renew,
+                again,
+                session.binding.poll_timeout(),
+                Some(session.ends_at),
+            ]
+            .into_iter()
+            .flatten()
+            .min()
+        };
+        self.relays.values().filter_map(due).min()
+    }
+
+    /// What to do next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// How data travels now.
+    #[must_use]
+    pub fn table(&self) -> Vec<Route> {
+        let route = |(node, relay): (&NodeId, &Relay)| {
+            let session = relay.session.as_ref()?;
+            Some(Route {
+                relay: *node,
+                session: session.binding.session(),
+                bound: session.binding.bound(),
+                channels: open_pairs(relay)
+                    .map(|(_, via)| (via.port(), via))
+                    .collect(),
+            })
+        };
+        self.relays.iter().filter_map(route).collect()
+    }
+
+    /// The relay that a way leads over.
+    #[must_use]
+    pub fn relay_of(&self, way: SocketAddr) -> Option<NodeId> {
+        let Some(Via::Relay { relay, .. }) = Via::of(way) else {
+            return None;
+        };
+        let (node, _) = self.relays.iter().find(|(_, r)| r.slot == relay)?;
+        Some(*node)
+    }
+
+    /// All relays, for a status display.
+    #[must_use]
+    pub fn status(&self) -> Vec<RelayStatus> {
+        let status = |(node, relay): (&NodeId, &Relay)| RelayStatus {
+            node: *node,
+            session: relay.session.is_some(),
+            bound: relay.session.as_ref().and_then(|s| s.binding.bound()),
+            channels: open_pairs(relay).count(),
+        };
+        self.relays.iter().map(status).collect()
+    }
+
+    /// Asks for all channels that are wanted and not there.
+    fn pair_all(&mut self) {
+        let wanted: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(_, w)| **w)
+            .map(|(p, _)| *p)
+            .collect();
+        let nodes: Vec<NodeId> = self.relays.keys().copied().collect();
+        for node in nodes {
+            for peer in &wanted {
+                self.pair(node, *peer);
+            }
+        }
+    }
+
+    fn pair(&mut self, node: NodeId, peer: NodeId) {
+        // A peer that relays is reached without its own help.
+        let relay = self
+            .relays
+            .get_mut(&node)
+            .filter(|r| r.stream && node != peer);
+        let Some(session) = relay.and_then(|r| r.session.as_mut()) else {
+            return;
+        };
+        if session.pairs.contains_key(&peer) {
+            return;
+        }
+        let used: BTreeSet<u16> = session.pairs.values().map(|p| p.channel).collect();
+        let Some(channel) = (1..=MAX_CHANNELS).find(|c| !used.contains(c)) else {
+            return;
+        };
+        self.pairs = self.pairs.wrapping_add(1);
+        let pair = Pair {
+            channel,
+            number: self.pairs,
+            state: PairState::Absent,
+            again: None,
+        };
+        session.pairs.insert(peer, pair);
+        self.say_pair(node, peer, channel);
+    }
+
+    fn unpair(&mut self, peer: &NodeId) {
+        let mut closed = Vec::new();
+        for (node, relay) in &mut self.relays {
+            let pair = relay.session.as_mut().and_then(|s| s.pairs.remove(peer));
+            closed.extend(pair.filter(|_| relay.stream).map(|p| (*node, p.channel)));
+        }
+        for (node, channel) in closed {
+            self.say(node, RelayMessage::Unpair(Channel { channel }));
+        }
+    }
+
+    fn say(&mut self, node: NodeId, message: RelayMessage) {
+        self.outputs.push_back(Output::Say(node, Box::new(message)));
+    }
+
+    fn say_renew(&mut self, node: NodeId) {
+        let proofs = self.proofs.clone();
+        self.say(node, RelayMessage::Renew(Renew { proofs }));
+    }
+
+    fn say_pair(&mut self, node: NodeId, peer: NodeId, channel: u16) {
+        let pair = kanpachi_common::wire::relay::Pair { channel, peer };
+        self.say(node, RelayMessage::Pair(pair));
+    }
+
+    /// Tells what is different from what was told last.
+    fn changed(&mut self) {
+        let mut ways: BTreeMap<NodeId, Vec<SocketAddr>> = BTreeMap::new();
+        for relay in self.relays.values() {
+            for (peer, via) in open_pairs(relay) {
+                ways.entry(peer).or_default().push(via);
+            }
+        }
+        self.outputs.push_back(Output::Table);
+        for peer in self.told.keys() {
+            if !ways.contains_key(peer) {
+                self.outputs.push_back(Output::Ways(*peer, Vec::new()));
+            }
+        }
+        for (peer, now) in &ways {
+            if self.told.get(peer) != Some(now) {
+                self.outputs.push_back(Output::Ways(*peer, now.clone()));
+            }
+        }
+        self.told = ways;
+    }
+}
+
+/// Channels that data flows on.
+fn open_pairs(relay: &Relay) -> impl Iterator<Item = (NodeId, SocketAddr)> {
+    let carried = |s: &&Session| relay.stream || s.binding.bound().is_some();
+    let session = relay.session.as_ref().filter(carried);
+    let pairs = session.into_iter().flat_map(|s| &s.pairs);
+    pairs
+        .filter(|(_, pair)| pair.state == PairState::Open)
+        .map(|(peer, pair)| {
+            let via = Via::Relay {
+                relay: relay.slot,
+                pair: pair.number,
+                channel: pair.channel,
+            };
+            (*peer, via.addr())
+        })
+}

@@ -1,0 +1,333 @@
+//! The member's side against a relay that is played here.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use kanpachi_common::{
+    NodeId, OrgId,
+    wire::relay::{
+        Channel, LIFETIME, Opened, PairState, Paired, RENEW, Reason, RelayMessage, RelayRefused,
+        SessionKey, Wanted,
+        datagram::{Bind, Step, decode_bind, encode_bound, is_authentic},
+    },
+};
+
+use super::{Output, RelayAt, Relays, Route};
+use crate::path::Via;
+
+const RELAY: NodeId = NodeId([9; 32]);
+const BOB: NodeId = NodeId([2; 32]);
+const CAROL: NodeId = NodeId([3; 32]);
+const KEY: SessionKey = SessionKey([7; 32]);
+const COOKIE: [u8; 16] = [5; 16];
+
+/// A node with one relay, and what it has said and sent.
+struct Scene {
+    relays: Relays,
+    now: Instant,
+    said: Vec<RelayMessage>,
+    sent: Vec<(SocketAddr, Vec<u8>)>,
+    ways: Vec<(NodeId, Vec<SocketAddr>)>,
+}
+
+fn addr(last: u8) -> SocketAddr {
+    ([203, 0, 113, last], 12975).into()
+}
+
+impl Scene {
+    fn new() -> Self {
+        let now = Instant::now();
+        let mut relays = Relays::new(OrgId([1; 32]), [4; 32]);
+        relays.set_peers([BOB, CAROL]);
+        let at = RelayAt {
+            node: RELAY,
+            addrs: vec![addr(1), addr(2)],
+        };
+        relays.set_relays(&[at], now);
+        let mut scene = Self {
+            relays,
+            now,
+            said: Vec::new(),
+            sent: Vec::new(),
+            ways: Vec::new(),
+        };
+        scene.drain();
+        scene
+    }
+
+    /// The stream is open and the relay has taken the node in.
+    fn open(number: u32) -> Self {
+        let mut scene = Self::new();
+        scene.relays.set_wanted(&BOB, true);
+        scene.begin(number);
+        scene
+    }
+
+    fn begin(&mut self, session: u32) {
+        self.relays.handle_stream(RELAY);
+        self.tell(RelayMessage::Opened(Opened {
+            version: 1,
+            session,
+            key: KEY,
+            rate: None,
+            ext: vec![],
+        }));
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.relays.poll_output() {
+            match output {
+                Output::Say(to, message) => {
+                    assert_eq!(to, RELAY);
+                    self.said.push(*message);
+                }
+                Output::Transmit(transmit) => self.sent.push((transmit.to, transmit.data)),
+                Output::Ways(peer, ways) => self.ways.push((peer, ways)),
+                Output::Table => {}
+            }
+        }
+    }
+
+    fn tell(&mut self, message: RelayMessage) {
+        self.relays.handle_message(RELAY, message, self.now);
+        self.drain();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        for _ in 0..10_000 {
+            match self.relays.poll_timeout().filter(|at| *at <= end) {
+                Some(at) => {
+                    self.now = self.now.max(at);
+                    self.relays.handle_timeout(self.now);
+                    self.drain();
+                }
+                None => {
+                    self.now = end;
+                    return;
+                }
+            }
+        }
+        panic!("a timer that is always due");
+    }
+
+    /// The relay answers the newest bind to this address.
+    fn answer(&mut self, from: SocketAddr, step: Step, key: &SessionKey) {
+        let bind = self.last_bind(from).expect("no bind was sent there");
+        let cookie = match step {
+            Step::Challenge => COOKIE,
+            Step::Bound => bind.cookie,
+        };
+        let answer = encode_bound(step, &Bind { cookie, ..bind }, key);
+        self.relays.handle_answer(from, &answer, self.now);
+        self.drain();
+    }
+
+    fn last_bind(&self, to: SocketAddr) -> Option<Bind> {
+        let (_, data) = self.sent.iter().rfind(|(at, _)| *at == to)?;
+        assert!(is_authentic(data, &KEY));
+        decode_bind(data)
+    }
+
+    fn bind(&mut self, from: SocketAddr) {
+        self.answer(from, Step::Challenge, &KEY);
+        self.answer(from, Step::Bound, &KEY);
+    }
+
+    fn channel(&self, peer: NodeId) -> Option<u16> {
+        self.said.iter().rev().find_map(|m| match m {
+            RelayMessage::Pair(pair) if pair.peer == peer => Some(pair.channel),
+            _ => None,
+        })
+    }
+
+    fn paired(&mut self, peer: NodeId, state: PairState) {
+        let channel = self.channel(peer).expect("never asked for");
+        self.tell(RelayMessage::Paired(Paired { channel, state }));
+    }
+
+    fn ways(&self, peer: NodeId) -> Vec<SocketAddr> {
+        let told = self.ways.iter().rfind(|(p, _)| *p == peer);
+        told.map(|(_, ways)| ways.clone()).unwrap_or_default()
+    }
+
+    fn route(&self) -> Route {
+        self.relays.table().pop().expect("no session")
+    }
+}
+
+#[test]
+fn a_way_is_open_once_both_ends_have_paired_and_goes_by_stream_until_udp_is_bound() {
+    let mut scene = Scene::open(5);
+    assert!(matches!(scene.said[0], RelayMessage::Open(_)));
+    assert!(scene.ways(BOB).is_empty());
+    scene.paired(BOB, PairState::Waiting);
+    assert!(scene.ways(BOB).is_empty());
+    scene.paired(BOB, PairState::Open);
+    let [way] = scene.ways(BOB)[..] else {
+        panic!("{:?}", scene.ways)
+    };
+    assert!(matches!(Via::of(way), Some(Via::Relay { .. })));
+    assert_eq!(scene.relays.relay_of(way), Some(RELAY));
+    assert_eq!(scene.route().bound, None);
+    assert_eq!(scene.route().channels, [(way.port(), way)]);
+    scene.bind(addr(2));
+    assert_eq!(scene.route().bound, Some(addr(2)));
+    assert_eq!(scene.ways(BOB), [way], "the path is the same one");
+}
+
+#[test]
+fn nothing_but_the_relays_own_answer_binds_an_address() {
+    let mut scene = Scene::open(5);
+    scene.answer(addr(1), Step::Bound, &SessionKey([8; 32]));
+    let bind = scene.last_bind(addr(1)).unwrap();
+    let other = Bind {
+        nonce: [0; 8],
+        ..bind
+    };
+    let wrong = encode_bound(Step::Bound, &other, &KEY);
+    scene.relays.handle_answer(addr(1), &wrong, scene.now);
+    let right = encode_bound(Step::Bound, &bind, &KEY);
+    scene.relays.handle_answer(addr(7), &right, scene.now);
+    scene.relays.handle_answer(addr(1), &right[1..], scene.now);
+    assert_eq!(scene.route().bound, None);
+    scene.relays.handle_answer(addr(1), &right, scene.now);
+    assert_eq!(scene.route().bound, Some(addr(1)));
+}
+
+#[test]
+fn a_relay_that_challenges_without_end_gets_few_answers() {
+    let mut scene = Scene::open(5);
+    for _ in 0..200 {
+        scene.answer(addr(1), Step::Challenge, &KEY);
+    }
+    assert!(scene.sent.len() < 40, "{}", scene.sent.len());
+}
+
+#[test]
+fn a_bound_address_is_kept_and_given_up_when_nobody_answers() {
+    let mut scene = Scene::open(5);
+    scene.paired(BOB, PairState::Open);
+    scene.bind(addr(1));
+    scene.sent.clear();
+    scene.pass(Duration::from_millis(20_100));
+    assert_eq!(scene.sent.len(), 1, "one keepalive, where it is bound");
+    scene.answer(addr(1), Step::Bound, &KEY);
+    scene.sent.clear();
+    scene.pass(Duration::from_secs(30));
+    assert_eq!(scene.route().bound, None, "the stream is there for that");
+    assert!(scene.sent.iter().any(|(to, _)| *to == addr(2)));
+    assert_eq!(scene.ways(BOB).len(), 1);
+}
+
+#[test]
+fn of_several_addresses_the_relay_keeps_the_one_that_is_used() {
+    let mut scene = Scene::open(5);
+    scene.answer(addr(1), Step::Challenge, &KEY);
+    scene.answer(addr(2), Step::Challenge, &KEY);
+    scene.answer(addr(1), Step::Bound, &KEY);
+    let bind = scene.last_bind(addr(2)).unwrap();
+    scene.sent.clear();
+    // What was sent to the other address is on its way: the relay goes by the last that it takes in.
+    let stale = encode_bound(Step::Challenge, &bind, &KEY);
+    scene.relays.handle_answer(addr(2), &stale, scene.now);
+    scene.drain();
+    assert!(scene.sent.is_empty(), "the other is not wanted any more");
+    let moved = encode_bound(Step::Bound, &bind, &KEY);
+    scene.relays.handle_answer(addr(2), &moved, scene.now);
+    scene.drain();
+    assert_eq!(scene.sent.len(), 1);
+    assert_eq!(scene.sent[0].0, addr(1), "it is told again");
+    assert_eq!(scene.route().bound, Some(addr(1)));
+}
+
+#[test]
+fn a_machine_that_moved_says_so_at_once() {
+    let mut scene = Scene::open(5);
+    scene.bind(addr(1));
+    scene.sent.clear();
+    scene.relays.handle_network_change(scene.now);
+    scene.drain();
+    assert_eq!(scene.sent.len(), 1);
+}
+
+#[test]
+fn a_broken_stream_leaves_what_udp_carries_until_the_session_ends() {
+    let mut scene = Scene::open(5);
+    scene.paired(BOB, PairState::Open);
+    scene.bind(addr(1));
+    scene.relays.handle_stream_closed(RELAY);
+    scene.drain();
+    assert_eq!(scene.ways(BOB).len(), 1);
+    scene.pass(LIFETIME);
+    assert!(scene.ways(BOB).is_empty() && scene.relays.table().is_empty());
+
+    let mut scene = Scene::open(5);
+    scene.paired(BOB, PairState::Open);
+    scene.relays.handle_stream_closed(RELAY);
+    scene.drain();
+    assert!(scene.ways(BOB).is_empty(), "nothing carries it");
+}
+
+#[test]
+fn a_new_stream_makes_new_channels_under_new_names() {
+    let mut scene = Scene::open(5);
+    scene.paired(BOB, PairState::Open);
+    let before = scene.ways(BOB);
+    scene.relays.handle_stream_closed(RELAY);
+    scene.begin(6);
+    assert!(scene.ways(BOB).is_empty());
+    scene.paired(BOB, PairState::Open);
+    assert_ne!(scene.ways(BOB), before);
+    assert_eq!(scene.route().session, 6);
+}
+
+#[test]
+fn only_who_may_be_talked_to_gets_a_channel() {
+    let mut scene = Scene::open(5);
+    let stranger = NodeId([66; 32]);
+    scene.tell(RelayMessage::Wanted(Wanted { peer: stranger }));
+    assert_eq!(scene.channel(stranger), None);
+    scene.tell(RelayMessage::Wanted(Wanted { peer: CAROL }));
+    scene.paired(CAROL, PairState::Open);
+    assert_eq!(scene.ways(CAROL).len(), 1, "it called, so it is answered");
+    assert_ne!(scene.channel(CAROL), scene.channel(BOB));
+    scene.said.clear();
+    scene.relays.set_peers([BOB]);
+    scene.drain();
+    assert!(scene.ways(CAROL).is_empty());
+    assert!(matches!(
+        scene.said[..],
+        [RelayMessage::Unpair(Channel { .. })]
+    ));
+}
+
+#[test]
+fn a_session_is_renewed_and_a_refusal_ends_it() {
+    let mut scene = Scene::open(5);
+    scene.paired(BOB, PairState::Open);
+    scene.bind(addr(1));
+    scene.said.clear();
+    scene.pass(RENEW * 3 + Duration::from_secs(1));
+    let renewals = scene.said.iter();
+    let renewals = renewals.filter(|m| matches!(m, RelayMessage::Renew(_)));
+    assert_eq!(renewals.count(), 3);
+    scene.tell(RelayMessage::Refused(RelayRefused {
+        reason: Reason::NotAMember,
+        head: None,
+    }));
+    assert!(scene.ways(BOB).is_empty() && scene.relays.table().is_empty());
+}
+
+#[test]
+fn a_refused_channel_is_asked_for_again() {
+    let mut scene = Scene::open(5);
+    scene.paired(BOB, PairState::Refused);
+    scene.said.clear();
+    scene.pass(Duration::from_secs(11));
+    assert!(scene.channel(BOB).is_some());
+    scene.paired(BOB, PairState::Open);
+    assert_eq!(scene.ways(BOB).len(), 1);
+}

@@ -1,0 +1,306 @@
+//! How news of the organisation spread from member to member: whom this node asks, and when.
+//!
+//! Epochs ride in the tunnels' handshakes and keepalives, so a member that is behind knows at once; what follows goes
+//! over a libp2p stream ([`kanpachi_common::wire::member`]). Three things make this node ask a member:
+//! - its tunnel came up, and once in a while after that;
+//! - it said that it holds something newer;
+//! - it should be there and its tunnel does not come up: one of the two may not know the other yet, or where it is.
+//!
+//! A question says what the asker holds. So asking is telling, too: when something changed here that the tunnels do not
+//! carry, every member with a tunnel is asked, and asks back when it is behind.
+
+mod exchange;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use kanpachi_common::{NetworkId, NodeId, roster::Position};
+
+pub use exchange::{answer, ask, check, done, is_behind, newer_proofs};
+
+use crate::roster::Rosters;
+
+/// Members that are told of a rumour.
+const RUMOUR: usize = 8;
+/// Questions under way at once.
+pub const MAX_ASKING: usize = 16;
+/// Members that are asked at once for the same news.
+const MAX_SAME: usize = 2;
+/// A tunnel that does not come up within this makes the member be asked by other ways.
+const PATIENCE: Duration = Duration::from_millis(700);
+/// Between two questions to a member with a tunnel, when nothing happens.
+const REFRESH: Duration = Duration::from_secs(300);
+/// First pause after a question that failed; it doubles.
+const RETRY: Duration = Duration::from_secs(1);
+/// Longest such pause.
+const MAX_RETRY: Duration = Duration::from_secs(30);
+/// While others are asked for the same news.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// What is known of one member.
+#[derive(Debug, Default)]
+struct Peer {
+    /// Its tunnel is up.
+    live: bool,
+    /// Its tunnel should be up.
+    wanted: bool,
+    /// That is so only because nobody says that it is not there.
+    sought: bool,
+    asking: bool,
+    /// To be asked again when the question under way has ended.
+    again: bool,
+    failures: u32,
+    due: Option<Instant>,
+    /// It is to be asked for news only, which may have come from elsewhere by then.
+    for_news: bool,
+    /// Rosters that it said it holds.
+    told: BTreeMap<NetworkId, Position>,
+}
+
+/// Whom to ask, and when.
+#[derive(Debug, Default)]
+pub struct Spread {
+    peers: BTreeMap<NodeId, Peer>,
+    /// Who was the last of those that were asked because somebody had to be.
+    cursor: Option<NodeId>,
+    /// When somebody else is asked for a secret that is lacking, and how often that was done.
+    lacking: Option<Instant>,
+    lacked: u32,
+}
+
+impl Spread {
+    /// Who the members are. Whoever is none any more is not asked.
+    pub fn set_peers(&mut self, peers: &BTreeSet<NodeId>) {
+        self.peers.retain(|node, _| peers.contains(node));
+        for node in peers {
+            self.peers.entry(*node).or_default();
+        }
+    }
+
+    /// A member's tunnel is up.
+    pub fn handle_up(&mut self, node: &NodeId, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(node)
+            && !peer.live
+        {
+            peer.live = true;
+            peer.sought = false;
+            peer.failures = 0;
+            peer.ask_at(now);
+        }
+    }
+
+    /// Is a member's tunnel up?
+    #[must_use]
+    pub fn is_live(&self, node: &NodeId) -> bool {
+        self.peers.get(node).is_some_and(|peer| peer.live)
+    }
+
+    /// A member's tunnel should be up, and is being tried.
+    pub fn handle_wanted(&mut self, node: &NodeId, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(node)
+            && !peer.live
+        {
+            (peer.wanted, peer.sought) = (true, false);
+            peer.ask_at(now + PATIENCE);
+        }
+    }
+
+    /// The members whose tunnels should be up, whether anybody knows where they are or not: those that nothing is known
+    /// of are asked as well, by whoever can pass that on.
+    pub fn set_sought(&mut self, sought: &BTreeSet<NodeId>, now: Instant) {
+        for (node, peer) in &mut self.peers {
+            if peer.live {
+                peer.sought = false;
+            } else if sought.contains(node) && !peer.wanted {
+                (peer.wanted, peer.sought) = (true, true);
+                peer.ask_at(now + PATIENCE);
+            } else if !sought.contains(node) && peer.sought {
+                (peer.wanted, peer.sought, peer.due) = (false, false, None);
+            }
+        }
+    }
+
+    /// A member's tunnel is down that should be up.
+    pub fn handle_down(&mut self, node: &NodeId, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            (peer.live, peer.wanted, peer.sought) = (false, true, false);
+            peer.ask_at(now);
+        }
+    }
+
+    /// Nobody keeps a tunnel to this member any more.
+    pub fn handle_unwanted(&mut self, node: &NodeId) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            (peer.live, peer.wanted, peer.due) = (false, false, None);
+        }
+    }
+
+    /// A member said which rosters it holds.
+    pub fn handle_epochs(
+        &mut self,
+        node: &NodeId,
+        generation: u64,
+        epochs: &[(NetworkId, u64)],
+        rosters: &Rosters,
+        now: Instant,
+    ) {
+        let Some(peer) = self.peers.get_mut(node) else {
+            return;
+        };
+        let position = |epoch| Position { generation, epoch };
+        peer.told = epochs.iter().map(|(n, e)| (*n, position(*e))).collect();
+        if peer.is_ahead(rosters) {
+            peer.for_news = peer.due.is_none_or(|due| due > now);
+            peer.ask_at(now);
+        }
+    }
+
+    /// A member's question shows that it holds something that this node lacks.
+    pub fn handle_ahead(&mut self, node: &NodeId, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.for_news = false;
+            peer.ask_at(now);
+        }
+    }
+
+    /// Something changed here that the tunnels do not tell: a suspension, a secret.
+    pub fn handle_changed(&mut self, now: Instant) {
+        for peer in self.peers.values_mut().filter(|p| p.live || p.wanted) {
+            peer.for_news = false;
+            peer.ask_at(now);
+        }
+    }
+
+    /// This node heard of something that the tunnels do not tell. A few are told, who tell a few others.
+    pub fn handle_rumour(&mut self, now: Instant) {
+        self.ask_some(RUMOUR, now);
+    }
+
+    /// What members said could not be written to disk and does not count: a few are asked to say it again.
+    pub fn handle_unsaved(&mut self, now: Instant) {
+        self.ask_some(RUMOUR, now);
+    }
+
+    /// A secret is lacking that any member may have: two are asked, then two others, less and less often.
+    fn ask_for_secrets(&mut self, rosters: &Rosters, now: Instant) {
+        if !rosters.lacks_secret() {
+            (self.lacking, self.lacked) = (None, 0);
+            return;
+        }
+        match self.lacking {
+            // It mostly comes by itself, right behind the roster.
+            None => self.lacking = Some(now + WAIT),
+            Some(due) if due <= now => {
+                let pause = WAIT.saturating_mul(1 << self.lacked.min(8)).min(MAX_RETRY);
+                self.lacked = self.lacked.saturating_add(1);
+                self.lacking = Some(now + pause);
+                self.ask_some(MAX_SAME, now);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Asks the next few members with a tunnel, another few each time.
+    fn ask_some(&mut self, count: usize, now: Instant) {
+        let after = self.cursor.unwrap_or(NodeId([0; 32]));
+        let live = |(_, p): &(&NodeId, &Peer)| p.live;
+        let later = self.peers.iter().filter(live).map(|(n, _)| *n);
+        let (before, mut chosen): (Vec<_>, Vec<_>) = later.partition(|n| *n <= after);
+        chosen.extend(before);
+        chosen.truncate(count);
+        self.cursor = chosen.last().copied().or(self.cursor);
+        for node in chosen {
+            self.handle_ahead(&node, now);
+        }
+    }
+
+    /// A question ended, answered in full or not.
+    pub fn handle_ended(&mut self, node: &NodeId, answered: bool, now: Instant) {
+        let Some(peer) = self.peers.get_mut(node) else {
+            return;
+        };
+        peer.asking = false;
+        if std::mem::take(&mut peer.again) {
+            peer.due = Some(now);
+            return;
+        }
+        if answered {
+            peer.failures = 0;
+            peer.due = peer.live.then(|| now + REFRESH);
+        } else {
+            let pause = RETRY
+                .saturating_mul(1 << peer.failures.min(8))
+                .min(MAX_RETRY);
+            peer.failures = peer.failures.saturating_add(1);
+            peer.due = (peer.live || peer.wanted).then(|| now + pause);
+        }
+        // A tunnel that still does not come up: the answer may have told the other side who this node is.
+        if answered && peer.wanted && !peer.live {
+            peer.due = Some(now + MAX_RETRY);
+        }
+    }
+
+    /// When [`Spread::poll_ask`] has something to say, if nothing happens before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.asking() >= MAX_ASKING {
+            return None;
+        }
+        let waiting = self.peers.values().filter(|p| !p.asking);
+        waiting.filter_map(|p| p.due).chain(self.lacking).min()
+    }
+
+    fn asking(&self) -> usize {
+        self.peers.values().filter(|p| p.asking).count()
+    }
+
+    /// The next member to be asked. Whoever takes it asks it, and says how that ended.
+    pub fn poll_ask(&mut self, rosters: &Rosters, now: Instant) -> Option<NodeId> {
+        self.ask_for_secrets(rosters, now);
+        if self.asking() >= MAX_ASKING {
+            return None;
+        }
+        let busy = |p: &&Peer| p.asking && p.is_ahead(rosters);
+        let same = self.peers.values().filter(busy).count();
+        for (node, peer) in &mut self.peers {
+            if peer.asking || peer.due.is_none_or(|due| due > now) {
+                continue;
+            }
+            if peer.for_news && !peer.is_ahead(rosters) {
+                // The news came from somebody else.
+                peer.for_news = false;
+                peer.due = peer.live.then(|| now + REFRESH);
+            } else if peer.for_news && same >= MAX_SAME {
+                peer.due = Some(now + WAIT);
+            } else {
+                (peer.asking, peer.due, peer.for_news) = (true, None, false);
+                return Some(*node);
+            }
+        }
+        None
+    }
+}
+
+impl Peer {
+    fn ask_at(&mut self, at: Instant) {
+        if self.asking {
+            self.again = true;
+        } else {
+            self.due = Some(self.due.map_or(at, |due| due.min(at)));
+        }
+    }
+
+    fn is_ahead(&self, rosters: &Rosters) -> bool {
+        self.told.iter().any(|(network, theirs)| {
+            let ours = rosters.roster(network).map(|r| r.head().position());
+            ours.is_some_and(|ours| *theirs > ours)
+        })
+    }
+}
+
+#[cfg(test)]
+mod situations;
+#[cfg(test)]
+mod tests;

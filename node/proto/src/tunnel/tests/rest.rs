@@ -1,0 +1,128 @@
+//! Pairs at rest: what keeps them open, and how seldom anybody has to wake for it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use super::sim::{Sim, config, ms, secs};
+use crate::{path::PathKind, tunnel::PathState};
+
+const PEERS: usize = 14;
+
+/// A host with many peers, in two networks, all connected and left alone for a while.
+fn at_rest(seed: u64) -> Sim {
+    let mut sim = Sim::new(u8::try_from(PEERS + 1).unwrap(), seed, config());
+    for peer in 1..=PEERS {
+        let kinds = [(0, PathKind::Host), (1, PathKind::Reflexive)];
+        sim.offer(0, peer, &kinds);
+        sim.offer(peer, 0, &kinds);
+        sim.connect(0, peer);
+        sim.connect(peer, 0);
+        // They did not all start at the same time.
+        sim.run(ms(700));
+    }
+    for peer in 1..=PEERS {
+        sim.run_until(secs(5), |s| s.is_up(0, peer)).unwrap();
+    }
+    sim.run(secs(60));
+    sim
+}
+
+/// When timers of a host go off within so many seconds.
+fn wakings(sim: &mut Sim, at: usize, seconds: u64) -> usize {
+    let (end, mut wakings) = (sim.now + secs(seconds), 0);
+    while sim.now < end {
+        let due = sim.hosts[at].tunnels.poll_timeout();
+        wakings += usize::from(due.is_some_and(|due| due <= sim.now + ms(100)));
+        sim.run(ms(100));
+    }
+    wakings
+}
+
+/// Datagrams from one host to another since a time.
+fn sent(sim: &Sim, from: usize, to: usize, since: usize) -> usize {
+    let addresses =
+        |at: usize| -> BTreeSet<SocketAddr> { (0..2).map(|n| sim.hosts[at].addr(n)).collect() };
+    let (from, to) = (addresses(from), addresses(to));
+    let packets = sim.log[since..].iter();
+    packets
+        .filter(|p| from.contains(&p.from) && to.contains(&p.to))
+        .count()
+}
+
+#[test]
+fn one_waking_serves_all_peers_and_one_end_asks_for_both() {
+    let mut sim = at_rest(41);
+    let since = sim.log.len();
+    let wakings = wakings(&mut sim, 0, 300);
+    // A keepalive every 20 to 25 s, and the successors of the sessions in it or after it.
+    assert!(wakings <= 120, "{wakings} wakings in five minutes");
+    for peer in 1..=PEERS {
+        let (out, back) = (sent(&sim, 0, peer, since), sent(&sim, peer, 0, since));
+        // Some 13 keepalives or answers to them, and two handshakes with their first words.
+        assert!((12..=25).contains(&out), "to {peer}: {out}");
+        assert!((12..=25).contains(&back), "from {peer}: {back}");
+        for (at, other) in [(0, peer), (peer, 0)] {
+            let status = sim.hosts[at].tunnels.status(&sim.id(other), sim.now);
+            let status = status.unwrap();
+            assert!(matches!(status.state, PathState::Up { .. }), "{status:?}");
+            assert!(status.fresh, "{at} knows nothing of {other}: {status:?}");
+        }
+    }
+}
+
+#[test]
+fn no_nat_waits_longer_than_thirty_seconds_for_a_packet() {
+    let mut sim = at_rest(42);
+    let since = sim.log.len();
+    sim.run(secs(300));
+    for peer in 1..=PEERS {
+        for (from, to) in [(0, peer), (peer, 0)] {
+            let (from, to) = (sim.hosts[from].addr(0), sim.hosts[to].addr(0));
+            let packets = sim.log[since..].iter();
+            let times: Vec<_> = packets
+                .filter(|p| p.from == from && p.to == to)
+                .map(|p| p.at)
+                .collect();
+            let longest = times.windows(2).map(|w| w[1] - w[0]).max().unwrap();
+            assert!(longest < secs(30), "{longest:?} from {from} to {to}");
+        }
+    }
+}
+
+#[test]
+fn an_end_that_nobody_asks_asks_itself() {
+    let mut sim = at_rest(43);
+    // The end with the smaller id asks; it dies without a word.
+    let (dead, left) = (0, 1);
+    assert!(sim.id(dead) < sim.id(left));
+    let silent = sim.now;
+    sim.cut.extend([0, 1, 2]);
+    let lost = sim.run_until(secs(90), |s| {
+        let status = s.hosts[left].tunnels.status(&s.id(dead), s.now);
+        !matches!(status.unwrap().state, PathState::Up { .. })
+    });
+    assert!(lost.is_some(), "nobody noticed");
+    let took = sim.now - silent;
+    assert!(took < secs(60), "noticed after {took:?}");
+}
+
+#[test]
+fn ways_beside_a_direct_path_are_left_alone_at_rest_and_asked_in_trouble() {
+    let mut sim = at_rest(44);
+    let since = sim.log.len();
+    sim.run(secs(100));
+    let second = |sim: &Sim| {
+        let (one, other) = (sim.hosts[0].addr(1), sim.hosts[1].addr(1));
+        let packets = sim.log[since..].iter();
+        packets.filter(|p| p.from == one && p.to == other).count()
+    };
+    assert_eq!(second(&sim), 0);
+    sim.cut.insert(0);
+    sim.send(0, 1, b"lost").unwrap();
+    sim.run(secs(5));
+    assert!(second(&sim) > 0);
+    assert_eq!(
+        sim.hosts[0].endpoint(&sim.id(1)),
+        Some(sim.hosts[1].addr(1))
+    );
+}
