@@ -3,13 +3,15 @@
 //! Coordinator and bootstrap share one libp2p identity, one swarm and one port. The node is a node like any other: it
 //! has its own key and port, joins by an invite and talks to the coordinator over the loopback.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use kanpachi_bootstrap::{Bootstrap, Config as BootstrapConfig, Handle, Mirror, StartError};
+use kanpachi_bootstrap::{
+    Bootstrap, Config as BootstrapConfig, Handle, Mirror, StartError, relay::Limits,
+};
 use kanpachi_common::{
-    NodeId,
+    NetworkId, NodeId, Prefix,
     invite::Invite,
     org::{Address, Server},
     wire::mirror::{MirrorReply, MirrorRequest},
@@ -18,25 +20,37 @@ use kanpachi_coordinator::{
     addresses::{self, Advertise},
     clock,
     org::{OrgError, Organisation, RecoveryPhrase},
+    recover,
     service::{InviteOptions, Mirror as CoordinatorMirror, MirrorError, Servers, Service, Setup},
-    store::{StoreError, sqlite::Database},
+    store::{Store, StoreError, sqlite::Database},
 };
+use kanpachi_proto::portmap::{Protocol, Wanted};
 use kanpachi_transport::keypair_from_seed;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::steps::{Progress, Ready, Report},
-    daemon::{self, Extra},
+    daemon::{self, Extra, OwnRelay},
     ipc::{
         api::{HostReply, Secret},
         error::{ApiError, ExitCode, code},
     },
-    options::HostOptions,
-    platform::{Native, Platform as _, ServiceState},
+    lan::{
+        announce::Card,
+        door::{Lan, Parts},
+    },
+    options::{HostOptions, Recover},
+    platform::{AddressWatch, Exclude, Native, Platform as _, ServiceState},
+    portmap::{self, PortMapper},
 };
 
 /// The port of coordinator, bootstrap and relay together unless told otherwise, UDP and TCP.
 pub const DEFAULT_PORT: u16 = 12975;
+/// How long the start waits for the router.
+const PATIENCE: Duration = Duration::from_secs(6);
+/// For giving its mappings back.
+const RELEASE: Duration = Duration::from_secs(1);
 /// State of the coordinator, in the state directory.
 const COORDINATOR: &str = "coordinator";
 
@@ -56,6 +70,39 @@ struct Servants {
     bootstrap: Handle,
     service: Service,
     port: u16,
+    /// Has the router forward that port.
+    forwarded: Option<Forwarded>,
+    /// The ranges of the virtual addresses.
+    overlay: [Prefix; 2],
+}
+
+/// Ports that the router forwards, and the watch by which a change of the network is seen.
+struct Forwarded {
+    mapper: PortMapper,
+    _watch: AddressWatch,
+}
+
+/// The port of the servers, by both protocols.
+fn ports(port: u16) -> [Wanted; 2] {
+    [Protocol::Udp, Protocol::Tcp].map(|protocol| Wanted { protocol, port })
+}
+
+/// Has the router forward the port. Without that the host serves whom it can.
+async fn forward(options: &HostOptions, overlay: &[Prefix], port: u16) -> Option<Forwarded> {
+    if !options.daemon.port_mapping {
+        return None;
+    }
+    let exclude = Exclude {
+        interfaces: vec![options.daemon.interface.clone()],
+        prefixes: overlay.to_vec(),
+    };
+    let watch = Native::default().watch_addresses(exclude).await.ok()?;
+    let mapper = PortMapper::start(ports(port).to_vec(), watch.receiver.clone());
+    mapper.settled(PATIENCE).await;
+    Some(Forwarded {
+        mapper,
+        _watch: watch,
+    })
 }
 
 /// Runs everything until it is told to stop.
@@ -83,6 +130,9 @@ pub async fn run(options: HostOptions, progress: Arc<dyn Progress>) -> anyhow::R
     }
     let servants = serve(&options, progress.as_ref()).await?;
     let outcome = with_servants(&options, &servants, &progress, &stop).await;
+    if let Some(forwarded) = servants.forwarded {
+        forwarded.mapper.stop(RELEASE).await;
+    }
     servants.service.stop().await;
     servants.bootstrap.shutdown().await;
     outcome
@@ -94,14 +144,28 @@ async fn with_servants(
     progress: &Arc<dyn Progress>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let (extra, ready) = match servants.service.recovery() {
-        None => open_doors(options, servants, progress.as_ref()).await?,
+    let Doors { extra, ready, lan } = match servants.service.recovery() {
+        None => open_doors(options, servants, progress).await?,
         Some(why) => {
             // Nothing is signed, so nobody is invited; the members that are there go on.
             progress.warn(why);
-            (Extra::default(), None)
+            Doors::default()
         }
     };
+    let outcome = until_stopped(options, servants, progress, stop, (extra, ready)).await;
+    if let Some(lan) = lan {
+        lan.close().await;
+    }
+    outcome
+}
+
+async fn until_stopped(
+    options: &HostOptions,
+    servants: &Servants,
+    progress: &Arc<dyn Progress>,
+    stop: &CancellationToken,
+    (extra, ready): (Extra, Option<Ready>),
+) -> anyhow::Result<()> {
     let server_ended = async {
         let why = servants.bootstrap.ended().await;
         Err(anyhow::anyhow!("the server ended: {why}"))
@@ -119,6 +183,7 @@ async fn with_servants(
     let extra = Extra {
         ready,
         own_coordinator: vec![Address::new("127.0.0.1", servants.port)],
+        own_relay: own_relay(&servants.bootstrap),
         ..extra
     };
     let node = daemon::run_until(
@@ -138,12 +203,26 @@ async fn with_servants(
     }
 }
 
-/// The network, an invite to print, and one for the node of this machine.
+/// For the status of the node: whoever hosts asks there what the relay does.
+fn own_relay(bootstrap: &Handle) -> Option<OwnRelay> {
+    let relay = bootstrap.relay()?.clone();
+    Some(OwnRelay(Arc::new(move || daemon::relaying::counts(&relay))))
+}
+
+/// The ways in.
+#[derive(Default)]
+struct Doors {
+    extra: Extra,
+    ready: Option<Ready>,
+    lan: Option<Lan>,
+}
+
+/// The network, an invite to print, one for the node of this machine, and the door to the LAN.
 async fn open_doors(
     options: &HostOptions,
     servants: &Servants,
-    progress: &dyn Progress,
-) -> anyhow::Result<(Extra, Option<Ready>)> {
+    progress: &Arc<dyn Progress>,
+) -> anyhow::Result<Doors> {
     let service = &servants.service;
     let network = service
         .ensure_network(&options.network)
@@ -175,26 +254,70 @@ async fn open_doors(
         ));
     }
     let org = service.org().to_string();
-    let ready = Ready::Host(HostReply {
+    let lan = open_lan(options, servants, network.network, wanted, progress);
+    let ready = Some(Ready::Host(HostReply {
         org,
         invite: Secret::new(invite.link),
         listen,
-    });
+        code: lan.as_ref().map(Lan::code),
+    }));
     if !options.node {
-        return Ok((Extra::default(), Some(ready)));
+        return Ok(Doors {
+            ready,
+            lan,
+            ..Doors::default()
+        });
     }
     let own = service
         .make_invite(network.network, founder)
         .await
         .context("cannot make an invite")?;
     let invite = Some(Invite::parse(&own.link).context("the invite of this machine")?);
-    Ok((
-        Extra {
-            invite,
-            ..Extra::default()
+    let extra = Extra {
+        invite,
+        ..Extra::default()
+    };
+    Ok(Doors { extra, ready, lan })
+}
+
+/// Shows this host on the LAN. A machine that cannot be seen there is a host nevertheless.
+fn open_lan(
+    options: &HostOptions,
+    servants: &Servants,
+    network: NetworkId,
+    invites: InviteOptions,
+    progress: &Arc<dyn Progress>,
+) -> Option<Lan> {
+    if !options.lan {
+        return None;
+    }
+    let card = Card {
+        org: servants.service.org(),
+        host: servants.service.identity(),
+        name: daemon::host_name(),
+        network: options.network.clone(),
+        port: servants.port,
+    };
+    let opened = Lan::open(Parts {
+        card,
+        network,
+        invites,
+        service: servants.service.clone(),
+        control: servants.bootstrap.stream_control(),
+        remote: servants.bootstrap.remote_lookup(),
+        exclude: Exclude {
+            interfaces: vec![options.daemon.interface.clone()],
+            prefixes: servants.overlay.to_vec(),
         },
-        Some(ready),
-    ))
+        progress: Arc::clone(progress),
+    });
+    opened
+        .inspect_err(|error| {
+            progress.warn(format_args!(
+                "this host is not seen on the LAN, join by the invite: {error:#}"
+            ));
+        })
+        .ok()
 }
 
 /// Opens the organisation, makes it at the first start, and serves it.
@@ -217,8 +340,13 @@ async fn serve(options: &HostOptions, progress: &dyn Progress) -> anyhow::Result
         .chain(options.listen_tcp.iter().copied())
         .collect();
     let bootstrap = bootstrap(options, &org, &dir, port, &tcp).await?;
-    let find = find_servers(options, &org, port, tcp);
+    let forwarded = forward(options, &org.overlay(), port).await;
+    let state = forwarded.as_ref().map(|f| f.mapper.state.clone());
+    let find = find_servers(options, &org, port, tcp, state);
     let store = Arc::new(db.into_store(org.signer.clone()).map_err(store_error)?);
+    if let Some(wanted) = options.recover {
+        end_recovery(&*store, wanted, progress).await?;
+    }
     let setup = Setup {
         store,
         servers: find(),
@@ -237,15 +365,41 @@ async fn serve(options: &HostOptions, progress: &dyn Progress) -> anyhow::Result
         bootstrap,
         service,
         port,
+        forwarded,
+        overlay: org.overlay(),
     })
 }
 
-/// How the addresses to publish are found: those asked for, then those that this machine has at the moment.
+/// Ends a recovery before anything is served; without one there is nothing to do.
+async fn end_recovery(
+    store: &dyn Store,
+    wanted: Recover,
+    progress: &dyn Progress,
+) -> anyhow::Result<()> {
+    let Some(recovery) = store.recovery().await.map_err(store_error)? else {
+        progress.note("there is no recovery to end");
+        return Ok(());
+    };
+    for line in recover::describe(&recovery, clock::wall()) {
+        progress.note(line);
+    }
+    let recovered = recover::end(store, wanted.incomplete)
+        .await
+        .map_err(|error| ApiError::refused(code::RECOVERY, error))?;
+    for line in recover::summarise(&recovered) {
+        progress.note(line);
+    }
+    Ok(())
+}
+
+/// How the addresses to publish are found: those asked for, what the router forwards, then those that this machine has
+/// at the moment.
 fn find_servers(
     options: &HostOptions,
     org: &Organisation,
     port: u16,
     tcp: Vec<u16>,
+    forwarded: Option<watch::Receiver<portmap::State>>,
 ) -> impl Fn() -> Servers + Send + 'static {
     let overlay = org.overlay();
     let identity: NodeId = org.identity.node_id();
@@ -258,6 +412,15 @@ fn find_servers(
         })
         .collect();
     move || {
+        let mut advertise = advertise.clone();
+        let [udp, _] = ports(port);
+        let external = forwarded
+            .as_ref()
+            .and_then(|state| state.borrow().external(udp));
+        advertise.extend(external.map(|external| Advertise {
+            host: external.ip().to_string(),
+            port: Some(external.port()),
+        }));
         let addresses = addresses::reachable(&advertise, port, &tcp, &overlay);
         Servers {
             addresses: addresses.clone(),
@@ -280,6 +443,11 @@ async fn bootstrap(
     config.state_dir = Some(dir.to_owned());
     config.listen = port;
     config.listen_tcp = tcp.to_vec();
+    let limits = || Limits {
+        rate: options.daemon.relay_rate.unwrap_or(Limits::BOOTSTRAP.rate),
+        ..Limits::BOOTSTRAP
+    };
+    config.relay = options.relay.then(limits);
     config.advertise = options
         .advertise
         .iter()

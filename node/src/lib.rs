@@ -2,10 +2,13 @@
 //! `kanpachi-proto`.
 
 pub mod cli;
+pub mod clock;
 pub mod daemon;
 pub mod dataplane;
 #[cfg(feature = "host")]
 pub mod host;
 pub mod ipc;
+mod lan;
 pub mod options;
 pub mod platform;
+mod portmap;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use kanpachi_transport::Proxy;
+
 use crate::ipc::api::Secret;
 
 /// What a network is called unless its owner says otherwise.
@@ -20,6 +22,18 @@ pub struct DaemonOptions {
     pub listen: Option<u16>,
     /// Join by this invite first.
     pub join: Option<Secret>,
+    /// Neither look for members on the local network nor show up there.
+    pub no_mdns: bool,
+    /// Have the router forward ports.
+    pub port_mapping: bool,
+    /// Of all relays use this one only: the name of a member that relays, or host name, address or node id of a server.
+    pub relay_via: Option<String>,
+    /// Relay for the other members of its networks.
+    pub relay: bool,
+    /// What each member may send through a relay here, in bytes a second; 0 for no limit, `None` for the usual one.
+    pub relay_rate: Option<u64>,
+    /// An HTTP proxy that leads out of this network, besides the direct way.
+    pub proxy: Option<Proxy>,
 }
 
 /// `kanpachi host`
@@ -39,6 +53,19 @@ pub struct HostOptions {
     pub pool: Option<kanpachi_common::Pool>,
     /// Run a node too.
     pub node: bool,
+    /// Relay data for the members of all networks.
+    pub relay: bool,
+    /// Be seen on the LAN, and be joined there by a code.
+    pub lan: bool,
+    /// End a recovery first.
+    pub recover: Option<Recover>,
+}
+
+/// `--recover`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recover {
+    /// Also when newer rosters were seen than members have shown.
+    pub incomplete: bool,
 }
 
 /// `--advertise HOST[:PORT]`

@@ -21,8 +21,8 @@ use kanpachi_node::{
 use kanpachi_proto::{
     path::{Candidate, PathKind},
     tunnel::{
-        Config, Datagram, Event, Kind, LocalIdentity, OVERHEAD, PeerConfig, Session, Tunnels,
-        classify,
+        Config, Datagram, Event, FragmentHeader, Kind, LocalIdentity, OVERHEAD, PeerConfig,
+        Session, Tunnels, classify,
     },
 };
 use kanpachi_transport::{DatagramHandler as _, SharedSocket};
@@ -76,7 +76,7 @@ impl Pair {
         let now = Instant::now();
         let (mut a, mut b) = (tunnels(0, now), tunnels(1, now));
         let socket = SharedSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let (path, mut publisher, _inbox) = Dataplane::new(socket, now);
+        let (path, mut publisher, _inbox) = Dataplane::new(socket, now, String::new());
         publisher.set_own(Own {
             ipv4: Some(Ipv4Addr::new(198, 19, 0, 1)),
             ..Own::default()
@@ -102,11 +102,35 @@ impl Pair {
     }
 
     fn seal(&self) -> Vec<u8> {
-        let mut out = vec![0; OVERHEAD + PACKET.len()];
-        out[16..16 + PACKET.len()].copy_from_slice(&PACKET);
-        let len = self.session.seal_into(Kind::Ip, &mut out, PACKET.len(), 0);
+        self.seal_as(Kind::Ip, &PACKET)
+    }
+
+    fn seal_as(&self, kind: Kind, payload: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; OVERHEAD + payload.len()];
+        out[16..16 + payload.len()].copy_from_slice(payload);
+        let len = self.session.seal_into(kind, &mut out, payload.len(), 0);
         out.truncate(len.unwrap());
         out
+    }
+
+    /// A payload in two fragments arrives.
+    fn arrive_cut(&mut self, id: u32, kind: Kind, payload: &[u8]) {
+        for (index, piece) in (0..).zip(payload.chunks(payload.len().div_ceil(2))) {
+            let count = 2;
+            let header = FragmentHeader {
+                id,
+                kind,
+                index,
+                count,
+            };
+            let fragment = [&header.encode()[..], piece].concat();
+            self.arrive(&self.seal_as(Kind::Fragment, &fragment));
+        }
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        let snapshot: BTreeMap<_, _> = self.path.counters().snapshot().into_iter().collect();
+        snapshot[name]
     }
 
     fn arrive(&mut self, packet: &[u8]) {
@@ -116,8 +140,7 @@ impl Pair {
 
     /// Got through to the adapter, forged, replayed.
     fn counted(&self) -> [u64; 3] {
-        let snapshot: BTreeMap<_, _> = self.path.counters().snapshot().into_iter().collect();
-        ["drop_adapter", "drop_forged", "drop_replay"].map(|name| snapshot[name])
+        ["drop_adapter", "drop_forged", "drop_replay"].map(|name| self.count(name))
     }
 }
 
@@ -177,4 +200,32 @@ fn a_forged_packet_moves_no_replay_window() {
     assert_eq!(pair.counted(), [0, 2, 0]);
     pair.arrive(&packet);
     assert_eq!(pair.counted(), [1, 2, 0]);
+}
+
+/// What is put together is a packet like any other: the same checks, on the whole.
+#[test]
+fn a_packet_in_fragments_is_checked_when_it_is_whole() {
+    let mut pair = Pair::new();
+    pair.arrive_cut(1, Kind::Ip, &PACKET);
+    assert_eq!(pair.counted(), [1, 0, 0]);
+    let mut foreign = PACKET;
+    foreign[15] = 9;
+    pair.arrive_cut(2, Kind::Ip, &foreign);
+    let mut elsewhere = PACKET;
+    elsewhere[19] = 9;
+    pair.arrive_cut(3, Kind::Ip, &elsewhere);
+    pair.arrive_cut(4, Kind::Ip, &PACKET[..19]);
+    pair.arrive_cut(5, Kind::Control, &PACKET);
+    pair.arrive_cut(6, Kind::Ethernet, &PACKET);
+    assert_eq!(pair.counted(), [1, 0, 0]);
+    let names = [
+        "drop_source",
+        "drop_destination",
+        "drop_malformed",
+        "drop_kind",
+    ];
+    assert_eq!(names.map(|name| pair.count(name)), [1, 1, 1, 2]);
+    let nonsense = pair.seal_as(Kind::Fragment, &PACKET);
+    pair.arrive(&nonsense);
+    assert_eq!(pair.count("drop_fragment"), 1);
 }

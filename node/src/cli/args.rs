@@ -7,9 +7,12 @@ use clap::{
     builder::{OsStringValueParser, TypedValueParser},
 };
 use kanpachi_common::{Pool, name, org::Address};
+use kanpachi_transport::Proxy;
 use zeroize::Zeroizing;
 
 use super::{
+    by_code::ByCode,
+    drill::DrillCommand,
     generate::Generate,
     networks::args::{NetworkCommand, PasswordFile},
     service::{AsService, ServiceCommand},
@@ -61,6 +64,27 @@ pub struct Global {
     #[arg(long, global = true, env = "KANPACHI_INTERFACE", hide_env_values = true, value_name = "NAME", default_value = DEFAULT_INTERFACE, help_heading = GLOBAL)]
     pub interface: String,
 
+    /// Neither look for members on the local network by mDNS nor show up there
+    #[arg(long, global = true, env = "KANPACHI_NO_MDNS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new(), help_heading = GLOBAL)]
+    pub no_mdns: bool,
+
+    /// Do not ask the router to forward ports to this machine (UPnP, NAT-PMP, PCP)
+    #[arg(long, global = true, env = "KANPACHI_NO_PORT_MAPPING", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new(), help_heading = GLOBAL)]
+    pub no_port_mapping: bool,
+
+    /// Where a relay is needed use this one only: a member that relays, or host name, address or node id of a server
+    #[arg(long, global = true, env = "KANPACHI_RELAY_VIA", hide_env_values = true, value_name = "NAME", help_heading = GLOBAL)]
+    pub relay_via: Option<String>,
+
+    /// Relay for members of the own networks that no direct path joins (`host` does so anyway)
+    #[arg(long, global = true, env = "KANPACHI_RELAY", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new(), help_heading = GLOBAL)]
+    pub relay: bool,
+
+    /// What each member may send through the relay here, in Mbit/s; 0 for no limit [default: 500 for `host`, 100 with
+    /// --relay]
+    #[arg(long, global = true, env = "KANPACHI_RELAY_RATE", hide_env_values = true, value_name = "MBIT", help_heading = GLOBAL)]
+    pub relay_rate: Option<u32>,
+
     /// How much is logged to standard error: off, error, warn, info, debug, trace, or directives such as
     /// warn,kanpachi_node=debug [default: info for `up`, else warn]
     #[arg(long, global = true, env = "KANPACHI_LOG_LEVEL", hide_env_values = true, value_name = "LEVEL", value_parser = log_level, help_heading = GLOBAL)]
@@ -77,16 +101,17 @@ pub enum Command {
     /// Open a network from this machine: coordinator, bootstrap, relay and node in one
     ///
     /// Runs in the foreground until Ctrl-C. The first start makes an organisation and shows its recovery phrase once; every
-    /// later start is the same organisation with a fresh invite. Prints the exact command for the next machine.
+    /// later start is the same organisation with a fresh invite. Prints the exact command for the next machine, and a short code:
+    /// a machine on the same LAN joins by `kanpachi join` and that code.
     ///
-    /// One address of this machine must be reachable for the others: forward its port (UDP and TCP) in the router and name
-    /// the public address with --advertise.
+    /// One address of this machine must be reachable for the others. A router that speaks UPnP, NAT-PMP or PCP is asked to forward
+    /// the port; with another one, forward it there (UDP and TCP) and name the public address with --advertise.
     #[command(after_help = "\
 Examples:
   sudo kanpachi host
   sudo kanpachi host --network games --advertise vpn.example.org
   sudo kanpachi host --pool 10.77.0.0/16      for games that accept only private addresses
-  sudo kanpachi host --json                   one line {\"org\",\"invite\",\"listen\"} when ready, then goes on")]
+  sudo kanpachi host --json                   one line {\"org\",\"invite\",\"listen\",\"code\"} when ready, then goes on")]
     Host(Host),
 
     /// Run the node in the foreground, as a service manager would
@@ -104,22 +129,30 @@ Examples:
         listen: Option<u16>,
     },
 
-    /// Join a network by its invite, or one more by its name and password
+    /// Join a network by its invite, by the code of a host on this LAN, or one more by its name and password
+    ///
+    /// Without anything it lists the hosts on this LAN and asks for the code that `kanpachi host` shows there. Where nobody
+    /// can be asked, the code is the first line of standard input.
     ///
     /// An invite brings a machine into an organisation and one of its networks; with no daemon running, this command becomes
     /// the daemon and stays in the foreground. A name and a password bring a machine of the organisation into one more
     /// network. On a terminal the password is asked for.
     #[command(after_help = "\
 Examples:
+  sudo kanpachi join                          by the code of a host on this LAN
   sudo kanpachi join 'kanpachi://join/lan#AbCd…'
   sudo kanpachi join - < invite.txt           keeps the secret out of the process list
   sudo kanpachi join games
   sudo kanpachi join games --password-file secret.txt
+  sudo kanpachi join --host desk --code-file code.txt
   sudo kanpachi --json join - < invite.txt    one line {\"name\",\"ipv4\",\"ipv6\",\"networks\"} when through")]
     Join {
         /// The invite, or `-` to read it from standard input; or the name of a network
         #[arg(value_name = "INVITE|NETWORK", value_parser = secret)]
-        target: Zeroizing<String>,
+        target: Option<Zeroizing<String>>,
+        /// By code.
+        #[command(flatten)]
+        by_code: ByCode,
         /// The password of the network.
         #[command(flatten)]
         password: PasswordFile,
@@ -181,7 +214,8 @@ Examples:
 
     /// Ping a member inside the tunnel and tell the path of each answer
     ///
-    /// Asks the other daemon, not the other system: firewalls there do not matter. Exits with 6 when nothing came back.
+    /// Asks the other daemon, not the other system: firewalls there do not matter. Without -c it sends five, and waits
+    /// for a direct path while answers come over a relay. Exits with 6 when nothing came back.
     #[command(after_help = "\
 Examples:
   kanpachi ping lamp
@@ -191,9 +225,23 @@ Examples:
         #[arg(value_name = "NAME|ADDRESS")]
         target: String,
 
-        /// How many
-        #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-        count: u32,
+        /// How many, whatever path they take [default: 5, or until the path is direct, at most 20]
+        #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        count: Option<u32>,
+    },
+
+    /// Find out what the network in front of this machine does, and which members can be reached directly
+    ///
+    /// Asks the bootstraps of the organisation how they see this machine. With --server it asks those instead, and needs no daemon.
+    #[command(after_help = "\
+Examples:
+  kanpachi netcheck
+  kanpachi netcheck --json | jq .mapping_varies_by_dest_ip
+  kanpachi netcheck --server vpn.example.org:12975")]
+    Netcheck {
+        /// A bootstrap to ask, without the daemon; may be repeated
+        #[arg(long, value_name = "HOST[:PORT]", value_parser = advertise)]
+        server: Vec<Advertise>,
     },
 
     /// Give this machine another name
@@ -228,6 +276,16 @@ Examples:
             allow_hyphen_values = true
         )]
         args: Vec<String>,
+    },
+
+    /// Rehearse an outage
+    #[command(after_help = "\
+Examples:
+  sudo kanpachi drill coordinator-down")]
+    Drill {
+        /// Which one.
+        #[command(subcommand)]
+        command: DrillCommand,
     },
 
     /// Stop the daemon and wait until it is gone
@@ -282,6 +340,22 @@ pub struct Host {
     /// Serve only, without being a member
     #[arg(long)]
     pub no_node: bool,
+
+    /// End a recovery first: after the state was restored from an old backup and members have shown what they know
+    #[arg(long)]
+    pub recover: bool,
+
+    /// With --recover: go on although newer rosters were seen than members have shown
+    #[arg(long, requires = "recover")]
+    pub incomplete: bool,
+
+    /// Do not show up on the LAN, and let nobody join there by a code
+    #[arg(long)]
+    pub no_lan: bool,
+
+    /// Relay no data: members that no direct path joins need another relay
+    #[arg(long, conflicts_with = "relay")]
+    pub no_relay: bool,
 }
 
 impl Global {
@@ -312,8 +386,29 @@ impl Global {
             },
             listen,
             join: None,
+            no_mdns: self.no_mdns,
+            port_mapping: !self.no_port_mapping,
+            relay_via: self.relay_via.clone().filter(|via| !via.is_empty()),
+            relay: self.relay,
+            relay_rate: self.relay_rate.map(|mbit| u64::from(mbit) * 125_000),
+            proxy: proxy(),
         }
     }
+}
+
+/// The proxy that the environment names, as other programs take it. One that cannot be used is no reason not to start.
+fn proxy() -> Option<Proxy> {
+    let first = |names: [&str; 2]| {
+        let values = names
+            .into_iter()
+            .filter_map(|name| std::env::var(name).ok());
+        values.into_iter().find(|value| !value.is_empty())
+    };
+    let url = first(["HTTPS_PROXY", "https_proxy"])?;
+    let without = first(["NO_PROXY", "no_proxy"]).unwrap_or_default();
+    Proxy::parse(&url, &without)
+        .inspect_err(|error| tracing::warn!("HTTPS_PROXY is not used: {error}"))
+        .ok()
 }
 
 /// A path that may be empty: an environment variable that is counts as not set.

@@ -13,8 +13,9 @@ use zeroize::Zeroizing;
 use super::{
     Entry, Running,
     args::{Cli, Command, Global, Host},
+    by_code::{self, ByCode},
     console::Console,
-    generate, json_line, logging,
+    drill, generate, json_line, logging, netcheck,
     networks::{self, Order, Target, args::NetworkCommand},
     password::Terminal,
     render::{self, Look, PingSummary},
@@ -25,11 +26,17 @@ use crate::{
     ipc::{
         api::{InviteRequest, PingRequest, Secret},
         client::Client,
+        drill::DrillReply,
         error::{ApiError, code},
         query::check_invite,
     },
-    options::{DEFAULT_NETWORK, HostOptions},
+    options::{DEFAULT_NETWORK, HostOptions, Recover},
+    platform::{Native, Platform as _},
 };
+
+/// Pings sent unless a number is given, and how many at the most while the path is not direct.
+const PINGS: u32 = 5;
+const PINGS_UNTIL_DIRECT: u32 = 20;
 
 /// Bytes of an invite on standard input.
 const MAX_STDIN: u64 = 8 * 1024;
@@ -63,21 +70,27 @@ pub fn run(cli: Cli, entry: Entry, console: Console) -> Result<(), ApiError> {
         Command::Up { listen } => session.up(listen),
         Command::Join {
             target,
+            by_code,
             password,
             as_service,
-        } => session.join(&target, password.password_file.as_deref(), &as_service),
+        } => session.join(
+            target.as_ref().map(|text| text.as_str()),
+            &by_code,
+            password.password_file.as_deref(),
+            &as_service,
+        ),
         Command::Service { command } => {
             let reply = service::run(&command, &session.global)?;
             session.show(&reply, |_| reply.text());
             Ok(())
         }
         Command::Generate { what } => generate::run(&what, console),
-        other => block_on(false, session.ask(other))?,
+        other => block_on(session.ask(other))?,
     }
 }
 
 /// One run of the program.
-struct Session {
+pub(super) struct Session {
     client: Client,
     global: Global,
     entry: Entry,
@@ -96,24 +109,44 @@ impl Session {
             advertise: host.advertise,
             pool: host.pool,
             node: !host.no_node,
+            recover: host.recover.then_some(Recover {
+                incomplete: host.incomplete,
+            }),
+            relay: !host.no_relay,
+            lan: !host.no_lan,
         };
-        become_daemon(|| start(options, progress))
+        become_daemon(Threads::PerCore, || start(options, progress))
     }
 
     fn up(&self, listen: Option<u16>) -> Result<(), ApiError> {
         let start = self.entry.node.ok_or_else(|| not_built("up"))?;
         let options = self.global.daemon(listen);
         let progress = self.progress(DEFAULT_NETWORK);
-        become_daemon(|| start(options, progress))
+        become_daemon(Threads::One, || start(options, progress))
     }
 
     fn join(
         &self,
-        target: &str,
+        target: Option<&str>,
+        by_code: &ByCode,
         password: Option<&Path>,
         as_service: &AsService,
     ) -> Result<(), ApiError> {
-        let invite = match networks::target(target)? {
+        let target = match target {
+            Some(target) => networks::target(target)?,
+            None if password.is_some() => {
+                return Err(
+                    ApiError::usage("--password-file goes with the name of a network")
+                        .hint("kanpachi join NETWORK --password-file FILE"),
+                );
+            }
+            None => {
+                self.may_join(as_service)?;
+                let screen = by_code::Screen::new(self.console, self.global.json);
+                Target::Invite(by_code.invite(&self.global.interface, &screen)?)
+            }
+        };
+        let invite = match target {
             Target::Network(_) if as_service.service => {
                 return Err(ApiError::usage("--service goes with an invite")
                     .hint("kanpachi service install; then kanpachi join NETWORK"));
@@ -126,13 +159,10 @@ impl Session {
             return Err(ApiError::usage("an invite needs no password"));
         }
         if as_service.service {
-            block_on(
-                false,
-                service::start(as_service, &self.global, &self.client),
-            )??;
+            block_on(service::start(as_service, &self.global, &self.client))??;
         }
-        if block_on(false, self.client.is_running())?? {
-            let reply = block_on(false, self.client.join(invite))??;
+        if block_on(self.client.is_running())?? {
+            let reply = block_on(self.client.join(invite))??;
             self.show(&reply, |look| render::joined(&reply, look));
             return Ok(());
         }
@@ -143,13 +173,26 @@ impl Session {
         let mut options = self.global.daemon(None);
         options.join = Some(invite);
         let progress = self.progress(DEFAULT_NETWORK);
-        become_daemon(|| start(options, progress))
+        become_daemon(Threads::One, || start(options, progress))
+    }
+
+    /// Whoever could not join anyway is told before a code is typed.
+    fn may_join(&self, as_service: &AsService) -> Result<(), ApiError> {
+        if as_service.service {
+            return Ok(());
+        }
+        if block_on(self.client.is_running())?? {
+            return block_on(self.client.check_permission())?;
+        }
+        let interface = self.global.daemon(None).interface;
+        let checked = Native::default().check_adapter(&interface);
+        checked.map_err(|error| ApiError::from(&error))
     }
 
     fn join_network(&self, network: String, password: Option<&Path>) -> Result<(), ApiError> {
         let terminal = Terminal::new(self.console, self.global.json);
         let request = networks::join(network, password, &terminal)?;
-        block_on(false, async {
+        block_on(async {
             let reply = self.client.join_network(&request).await?;
             let id = self.client_id(!reply.waiting.is_empty()).await;
             self.show(&reply, |look| {
@@ -204,6 +247,14 @@ impl Session {
                 let reply = self.client.peer(&target).await?;
                 self.show(&reply, |look| render::peer(&reply, look));
             }
+            Command::Netcheck { server } => {
+                let reply = if server.is_empty() {
+                    self.client.netcheck().await?
+                } else {
+                    netcheck::alone(&server).await?
+                };
+                self.show(&reply, |look| render::netcheck(&reply, look));
+            }
             Command::Ping { target, count } => self.ping(target, count).await?,
             Command::Invite {
                 network,
@@ -225,6 +276,7 @@ impl Session {
                 let reply = self.client.set_nick(name.clone()).await?;
                 self.show(&reply, |_| render::renamed(&name, &reply));
             }
+            Command::Drill { command } => drill::run(self, command).await?,
             Command::Down => {
                 let reply = self.client.down().await?;
                 self.show(&reply, |_| {
@@ -242,10 +294,12 @@ impl Session {
         Ok(())
     }
 
-    async fn ping(&self, target: String, count: u32) -> Result<(), ApiError> {
+    /// A ping each second, to the number asked for; otherwise [`PINGS`], and more while a relay is in between.
+    async fn ping(&self, target: String, count: Option<u32>) -> Result<(), ApiError> {
+        let most = count.unwrap_or(PINGS_UNTIL_DIRECT);
         let mut answers = self
             .client
-            .ping(&PingRequest::new(target.clone(), count))
+            .ping(&PingRequest::new(target.clone(), most))
             .await?;
         let mut summary = PingSummary::default();
         let stop = tokio::signal::ctrl_c();
@@ -258,6 +312,9 @@ impl Session {
             let Some(reply) = next else { break };
             summary.add(&reply);
             self.show(&reply, |look| render::pong(&reply, look));
+            if count.is_none() && summary.is_enough(PINGS) {
+                break;
+            }
         }
         if !self.global.json {
             self.console.print(&summary.render());
@@ -270,6 +327,14 @@ impl Session {
                 format_args!("is it on? kanpachi peer {target} shows what is known about it"),
             ),
         )
+    }
+
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn show_drill(&self, reply: &DrillReply) {
+        self.show(reply, |look| render::drill(reply, look));
     }
 
     /// Where a starting daemon reports to.
@@ -291,18 +356,33 @@ impl Session {
     }
 }
 
-fn become_daemon(start: impl FnOnce() -> Running) -> Result<(), ApiError> {
+fn become_daemon(threads: Threads, start: impl FnOnce() -> Running) -> Result<(), ApiError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if threads == Threads::One {
+        builder.worker_threads(1);
+    }
     // The future is made inside of the runtime: it may want to spawn at once.
-    block_on(true, async { start().await })?.map_err(|error| ApiError::of(&error))
+    run_on(builder, async { start().await })?.map_err(|error| ApiError::of(&error))
 }
 
-/// One thread is enough for a question; a daemon gets one per core.
-pub(super) fn block_on<T>(daemon: bool, future: impl Future<Output = T>) -> Result<T, ApiError> {
-    let mut builder = if daemon {
-        tokio::runtime::Builder::new_multi_thread()
-    } else {
-        tokio::runtime::Builder::new_current_thread()
-    };
+/// Threads for the tasks of a daemon; packets have their own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Threads {
+    /// A node has little to do, and where there are several each thing that happens wakes two.
+    One,
+    /// A host serves everybody.
+    PerCore,
+}
+
+/// Asks something: one thread is enough.
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> Result<T, ApiError> {
+    run_on(tokio::runtime::Builder::new_current_thread(), future)
+}
+
+fn run_on<T>(
+    mut builder: tokio::runtime::Builder,
+    future: impl Future<Output = T>,
+) -> Result<T, ApiError> {
     let runtime = builder
         .enable_all()
         .build()

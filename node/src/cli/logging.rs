@@ -6,6 +6,9 @@ use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
 
 use super::console::{Console, LogWriter};
 
+/// Warns of circuits to peers that are not there, which says nothing to anybody.
+const QUIET: &str = "libp2p_relay=error";
+
 /// Reads `--log-level`: a level, or directives as in `warn,kanpachi_node::daemon=trace`.
 ///
 /// A bare level is meant for this program: below `warn` the libraries stay at `warn`, since their chatter would bury
@@ -16,7 +19,8 @@ use super::console::{Console, LogWriter};
 pub fn filter(text: &str) -> Result<EnvFilter, ParseError> {
     let level = text.trim().to_ascii_lowercase();
     match level.as_str() {
-        "info" | "debug" | "trace" => EnvFilter::try_new(format!("warn,kanpachi={level}")),
+        "info" | "debug" | "trace" => EnvFilter::try_new(format!("warn,{QUIET},kanpachi={level}")),
+        "warn" => EnvFilter::try_new(format!("warn,{QUIET}")),
         _ => EnvFilter::try_new(text),
     }
 }
@@ -45,7 +49,10 @@ mod tests {
 
     #[test]
     fn a_level_is_for_this_program_and_directives_are_taken_as_they_are() {
-        assert_eq!(filter("debug").unwrap().to_string(), "kanpachi=debug,warn");
+        assert_eq!(
+            filter("debug").unwrap().to_string(),
+            "libp2p_relay=error,kanpachi=debug,warn"
+        );
         assert_eq!(filter("ERROR").unwrap().to_string(), "error");
         assert_eq!(filter("off").unwrap().to_string(), "off");
         assert!(

@@ -104,9 +104,9 @@ mod tests {
                 "kanpachi help",
             ),
             (
-                &["join"],
-                "the following required arguments were not provided: <INVITE|NETWORK>",
-                "kanpachi join <INVITE|NETWORK>",
+                &["create"],
+                "the following required arguments were not provided: <NETWORK>",
+                "kanpachi create <NETWORK>",
             ),
             (
                 &["list", "--jsno"],

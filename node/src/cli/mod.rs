@@ -6,13 +6,16 @@
 pub mod args;
 pub mod commands;
 pub mod console;
+pub mod drill;
 pub mod generate;
 pub mod logging;
+mod netcheck;
 pub mod networks;
 pub mod render;
 pub mod service;
 pub mod steps;
 
+mod by_code;
 mod hamachi;
 mod mistakes;
 mod password;

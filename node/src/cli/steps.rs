@@ -14,7 +14,7 @@ use super::{
     console::Console,
     render::{self, Look},
 };
-use crate::ipc::api::{HostReply, JoinReply};
+use crate::ipc::api::{CodeReply, HostReply, JoinReply, Secret};
 
 /// Where a starting daemon tells what it does.
 pub trait Progress: Send + Sync + fmt::Debug {
@@ -39,6 +39,8 @@ pub enum Report<'a> {
     RecoveryPhrase(&'a str),
     /// Everything that was asked for is up.
     Ready(&'a Ready),
+    /// The code to join by on the same LAN is another one now.
+    NewCode(&'a str),
 }
 
 /// What is up.
@@ -144,6 +146,7 @@ impl Progress for Spoken {
             Report::RecoveryPhrase(words) => {
                 self.console.print(&render::recovery_phrase(words, &look))
             }
+            Report::NewCode(code) => self.console.print(&render::new_code(code, &look)),
             Report::Begin(_) => self
                 .console
                 .print_unfinished(&render::step(report, &look).unwrap_or_default()),
@@ -155,7 +158,7 @@ impl Progress for Spoken {
     }
 }
 
-/// Reports to programs: one line of JSON on standard output when everything is ready. What a person must not miss
+/// Reports to programs: one line of JSON on standard output when everything is ready, and one for each new code. What a person must not miss
 /// goes to standard error.
 #[derive(Debug)]
 pub struct Silent {
@@ -163,7 +166,7 @@ pub struct Silent {
 }
 
 impl Silent {
-    /// One line is all it will say.
+    /// A line or two is all it will say.
     #[must_use]
     pub const fn new(console: Console) -> Self {
         Self { console }
@@ -175,6 +178,10 @@ impl Progress for Silent {
         let look = self.console.err();
         match report {
             Report::Ready(ready) => self.console.print(&super::json_line(ready)),
+            Report::NewCode(code) => {
+                let code = Secret::new((*code).to_owned());
+                self.console.print(&super::json_line(&CodeReply { code }));
+            }
             Report::RecoveryPhrase(words) => self
                 .console
                 .print_err(&render::recovery_phrase(words, &look)),

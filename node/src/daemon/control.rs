@@ -7,18 +7,22 @@ use kanpachi_common::{NodeId, invite::Invite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{core::Request, engine};
+use super::{core::Request, engine, netcheck};
 use crate::ipc::{
     api::{
         ChangeReply, ChangeRequest, InviteReply, InviteRequest, JoinReply, NetworkRequest,
         NickReply, Path, Secret, SessionReply, Status,
     },
-    control::{Control, Pong},
+    control::{Control, Drill, Pong},
     error::{ApiError, ExitCode, code},
+    netcheck::NetcheckReply,
 };
 
 /// How long a request to the coordinator may take.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a check of the network may take.
+const NETCHECK: Duration = Duration::from_secs(12);
 
 /// Passes requests on.
 #[derive(Debug)]
@@ -51,6 +55,10 @@ impl Daemon {
             .await
             .map_err(|_| stopping())?;
         receiver.await.map_err(|_| stopping())
+    }
+
+    async fn relay_name(&self, relay: NodeId) -> Result<String, ApiError> {
+        self.ask(|reply| Request::RelayName(relay, reply)).await
     }
 
     async fn ask_coordinator<T>(
@@ -108,6 +116,23 @@ impl Control for Daemon {
             .await
     }
 
+    async fn netcheck(&self) -> Result<NetcheckReply, ApiError> {
+        // It ends when the sender is dropped; what was known before is better than nothing.
+        let check = self.ask(Request::CheckNetwork);
+        let _ = tokio::time::timeout(NETCHECK, check).await;
+        let facts = self.ask(Request::NetworkFacts).await?;
+        let status = self.status().await?;
+        Ok(netcheck::with_peers(*facts, &status))
+    }
+
+    async fn drill(&self, length: Duration) -> Result<Drill, ApiError> {
+        self.ask(|reply| Request::Drill(length, reply)).await?
+    }
+
+    async fn end_drill(&self) -> Result<bool, ApiError> {
+        self.ask(Request::EndDrill).await
+    }
+
     async fn ping(&self, node_id: &str, timeout: Duration) -> Result<Option<Pong>, ApiError> {
         let node = NodeId::parse(node_id).ok_or_else(|| ApiError::usage("not a node id"))?;
         let deadline = tokio::time::Instant::now() + timeout;
@@ -118,15 +143,16 @@ impl Control for Daemon {
             let once = tokio::time::timeout_at(deadline, receiver).await;
             match once {
                 Ok(Ok(pong)) => {
-                    let path = if pong.on_link {
-                        Path::Lan
-                    } else {
-                        Path::Direct
+                    let (path, via) = match pong.relay {
+                        Some(relay) => (Path::Relay, Some(self.relay_name(relay).await?)),
+                        None if pong.on_link => (Path::Lan, None),
+                        None => (Path::Direct, None),
                     };
+                    let direct = pong.relay.is_none();
                     return Ok(Some(Pong {
                         path,
-                        via: None,
-                        endpoint: Some(pong.endpoint),
+                        via,
+                        endpoint: direct.then_some(pong.endpoint),
                         rtt: pong.rtt,
                     }));
                 }

@@ -8,18 +8,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kanpachi_common::{NetworkId, NodeId, OrgId};
+use kanpachi_common::{
+    NetworkId, NodeId, OrgId, Signed,
+    nat::NatBehaviour,
+    org::Manifest,
+    roster::Proof,
+    wire::relay::{RelayMessage, datagram},
+};
 use kanpachi_proto::{
+    netcheck::{Answered, Asker},
     path::Candidate,
+    relay::{self, RelayAt, RelayStatus, Relays},
     tunnel::{self, Counters, PeerConfig, PeerStatus, Session, Tunnels},
 };
-use kanpachi_transport::{SharedSocket, reflect};
+use kanpachi_transport::{
+    SharedSocket,
+    reflect::{Response, Via},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock,
     dataplane::{
-        Dataplane, FromPeer, FromStranger, Inbox, Member, Own, Parking, Publisher, Waiting,
+        Dataplane, FromPeer, FromStranger, Inbox, Member, Own, Parking, Publisher, RelayTable,
+        Streamed, Waiting,
     },
     platform::{LocalAddress, PacketWriter, is_on_link},
 };
@@ -50,6 +63,16 @@ pub(super) enum Command {
     Disconnect(NodeId),
     /// The addresses of this machine changed.
     NetworkChanged,
+    /// The relays to use.
+    Relays(Vec<RelayAt>),
+    /// What the NAT in front of this node does.
+    Nat(Option<NatBehaviour>),
+    /// The same of a peer.
+    PeerNat(NodeId, Option<NatBehaviour>),
+    /// This node's memberships, for relays.
+    Proofs(Vec<Proof>, Option<Box<Signed<Manifest>>>),
+    /// News of the stream to a relay.
+    RelayStream(NodeId, FromRelay),
     /// Ask these reflectors how they see us.
     Reflect(Vec<SocketAddr>),
     /// Measure a round trip inside the tunnel. Dropped without a word when there is none.
@@ -58,11 +81,27 @@ pub(super) enum Command {
     Status(oneshot::Sender<Report>),
 }
 
+/// What the stream to a relay brings.
+#[derive(Debug)]
+pub(super) enum FromRelay {
+    /// It is open: messages and datagrams go here.
+    Open {
+        messages: mpsc::Sender<Box<RelayMessage>>,
+        datagrams: mpsc::Sender<Streamed>,
+    },
+    /// The relay says something.
+    Said(Box<RelayMessage>),
+    /// It is gone.
+    Closed,
+}
+
 /// An answered ping.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pong {
     pub(super) endpoint: SocketAddr,
     pub(super) rtt: Duration,
+    /// The relay in between.
+    pub(super) relay: Option<NodeId>,
     /// Is the endpoint on a network that this machine is on?
     pub(super) on_link: bool,
 }
@@ -73,6 +112,9 @@ pub(super) struct Report {
     pub(super) peers: BTreeMap<NodeId, PeerStatus>,
     pub(super) counters: Counters,
     pub(super) traffic: BTreeMap<NodeId, Traffic>,
+    /// Relays that this node has, and which of them data to a peer takes.
+    pub(super) relays: Vec<RelayStatus>,
+    pub(super) via: BTreeMap<NodeId, NodeId>,
 }
 
 /// Bytes of tunnel datagrams since the daemon started.
@@ -103,8 +145,13 @@ pub(super) enum Event {
         generation: u64,
         epochs: Vec<(NetworkId, u64)>,
     },
-    /// A peer or a reflector sees our packets come from here.
-    Observed(SocketAddr),
+    /// A peer sees our packets come from here.
+    Observed(NodeId, SocketAddr),
+    /// A reflector sees them come from `observed`.
+    Reflected {
+        reflector: SocketAddr,
+        observed: SocketAddr,
+    },
 }
 
 /// The handle of the thread.
@@ -149,14 +196,16 @@ pub(super) fn start<W: PacketWriter + 'static>(
         .enable_time()
         .build()?;
     let engine = Engine {
+        asker: Asker::new(seed()?),
         parts,
         events,
+        relays: Relays::new(OrgId([0; 32]), seed()?),
+        streams: HashMap::new(),
         parking: Parking::default(),
         pings: HashMap::new(),
         next_ping: 1,
         sessions: HashMap::new(),
         ended: BTreeMap::new(),
-        asked: Vec::new(),
         backlog: Vec::new(),
     };
     let thread = std::thread::Builder::new()
@@ -165,28 +214,39 @@ pub(super) fn start<W: PacketWriter + 'static>(
     Ok((Handle { commands }, event_rx, thread))
 }
 
+fn seed() -> std::io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(std::io::Error::other)?;
+    Ok(seed)
+}
+
 struct Engine<W> {
     parts: Parts<W>,
     events: mpsc::Sender<Event>,
+    relays: Relays,
+    /// Where messages and datagrams for each relay with a stream go.
+    streams: HashMap<NodeId, (mpsc::Sender<Box<RelayMessage>>, mpsc::Sender<Streamed>)>,
     parking: Parking,
     pings: HashMap<u64, (Instant, oneshot::Sender<Pong>)>,
     next_ping: u64,
     /// Live sessions, and what went through those that ended.
     sessions: HashMap<u32, Arc<Session>>,
     ended: BTreeMap<NodeId, Traffic>,
-    /// Questions to reflectors that are not answered yet.
-    asked: Vec<(reflect::TransactionId, SocketAddr)>,
+    /// Questions to reflectors.
+    asker: Asker,
     /// Events that the core task had no room for yet. Bounded by what one step of the tunnels can say.
     backlog: Vec<Event>,
 }
 
-impl<W: PacketWriter> Engine<W> {
+impl<W: PacketWriter + 'static> Engine<W> {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
         let mut strangers = Vec::with_capacity(STRANGERS);
         loop {
             let timeout = [
                 self.parts.tunnels.poll_timeout(),
                 self.parking.poll_timeout(),
+                self.relays.poll_timeout(),
+                self.asker.poll_timeout(),
             ]
             .into_iter()
             .flatten()
@@ -201,13 +261,14 @@ impl<W: PacketWriter> Engine<W> {
                     None => break,
                 },
                 Some(waiting) = self.parts.inbox.waiting.recv() => self.handle_waiting(waiting),
-                () = super::clock::until(timeout) => self.handle_timeout(),
+                () = clock::until(timeout) => self.handle_timeout(),
                 1.. = self.parts.inbox.strangers.recv_many(&mut strangers, STRANGERS) => {
                     for message in strangers.drain(..) {
                         self.handle_stranger(&message);
                     }
                 }
             }
+            self.drain_relays();
             self.drain();
             self.flush();
         }
@@ -215,32 +276,84 @@ impl<W: PacketWriter> Engine<W> {
     }
 
     fn handle_command(&mut self, command: Command) {
-        let now = Instant::now();
+        let now = clock::now();
         let tunnels = &mut self.parts.tunnels;
         match command {
-            Command::Organisation(org) => tunnels.set_org(org),
+            Command::Organisation(org) => {
+                tunnels.set_org(org);
+                self.relays.set_org(org);
+            }
             Command::Members(members) => self.set_members(members, now),
             Command::Own(own) => self.parts.publisher.set_own(own),
             Command::Candidates(peer, candidates) => {
                 tunnels.set_candidates(&peer, &candidates, now)
             }
             Command::Epochs(generation, epochs) => tunnels.set_epochs(generation, epochs, now),
-            Command::Connect(peer) => tunnels.connect(&peer, now),
-            Command::Disconnect(peer) => tunnels.disconnect(&peer, now),
-            Command::NetworkChanged => tunnels.handle_network_change(now),
-            Command::Reflect(reflectors) => self.reflect(&reflectors),
+            Command::Connect(peer) => self.connect(&peer, now),
+            Command::Disconnect(peer) => {
+                tunnels.disconnect(&peer, now);
+                self.relays.set_wanted(&peer, false);
+            }
+            Command::NetworkChanged => {
+                tracing::debug!("the network changed");
+                self.relays.handle_network_change(now);
+                tunnels.handle_network_change(now);
+            }
+            Command::Relays(relays) => self.relays.set_relays(&relays, now),
+            Command::Proofs(proofs, manifest) => {
+                self.relays.set_proofs(proofs, manifest.map(|m| *m));
+            }
+            Command::Nat(nat) => tunnels.set_nat(nat, now),
+            Command::PeerNat(peer, nat) => tunnels.set_peer_nat(&peer, nat, now),
+            Command::RelayStream(relay, news) => self.handle_stream(relay, news, now),
+            Command::Reflect(reflectors) => self.reflect(&reflectors, now),
             Command::Ping(peer, reply) => self.ping(&peer, reply, now),
             Command::Status(reply) => {
-                let peers = tunnels
-                    .peers()
-                    .filter_map(|peer| Some((peer, tunnels.status(&peer, now)?)))
-                    .collect();
-                let counters = tunnels.counters();
-                let _ = reply.send(Report {
-                    peers,
-                    counters,
-                    traffic: self.traffic(),
-                });
+                let _ = reply.send(self.report(now));
+            }
+        }
+    }
+
+    fn report(&self, now: Instant) -> Report {
+        let tunnels = &self.parts.tunnels;
+        let peers: BTreeMap<NodeId, PeerStatus> = tunnels
+            .peers()
+            .filter_map(|peer| Some((peer, tunnels.status(&peer, now)?)))
+            .collect();
+        let via = |(peer, status): (&NodeId, &PeerStatus)| {
+            let tunnel::PathState::Up { endpoint, .. } = status.state else {
+                return None;
+            };
+            Some((*peer, self.relays.relay_of(endpoint)?))
+        };
+        Report {
+            via: peers.iter().filter_map(via).collect(),
+            peers,
+            counters: tunnels.counters(),
+            traffic: self.traffic(),
+            relays: self.relays.status(),
+        }
+    }
+
+    /// Keeps a tunnel to a peer from now on, over relays while there is nothing better.
+    fn connect(&mut self, peer: &NodeId, now: Instant) {
+        self.relays.set_wanted(peer, true);
+        self.parts.tunnels.connect(peer, now);
+    }
+
+    fn handle_stream(&mut self, relay: NodeId, news: FromRelay, now: Instant) {
+        match news {
+            FromRelay::Open {
+                messages,
+                datagrams,
+            } => {
+                self.streams.insert(relay, (messages, datagrams));
+                self.relays.handle_stream(relay);
+            }
+            FromRelay::Said(message) => self.relays.handle_message(relay, *message, now),
+            FromRelay::Closed => {
+                self.streams.remove(&relay);
+                self.relays.handle_stream_closed(relay);
             }
         }
     }
@@ -257,13 +370,15 @@ impl<W: PacketWriter> Engine<W> {
         self.parts
             .publisher
             .set_members(members.iter().map(|(_, member)| *member));
+        self.relays
+            .set_peers(members.iter().map(|(_, m)| m.node_id));
         for (config, _) in members {
             self.parts.tunnels.set_peer(config, now);
         }
     }
 
     fn handle_peer(&mut self, message: FromPeer) {
-        let now = Instant::now();
+        let now = clock::now();
         match message {
             FromPeer::Control {
                 local_index,
@@ -275,6 +390,7 @@ impl<W: PacketWriter> Engine<W> {
                     .tunnels
                     .handle_opened_control(local_index, from, counter, &payload, now);
             }
+            FromPeer::Woken { local_index } => self.parts.tunnels.handle_woken(local_index, now),
             FromPeer::Authenticated {
                 local_index,
                 from,
@@ -288,68 +404,115 @@ impl<W: PacketWriter> Engine<W> {
     }
 
     fn handle_stranger(&mut self, message: &FromStranger) {
-        let Some((id, observed)) = reflect::decode_response(&message.datagram) else {
-            return self.parts.tunnels.handle_datagram(
-                message.from,
-                &message.datagram,
-                Instant::now(),
-            );
-        };
-        // Only the reflector that was asked knows the number: nobody else can tell us where we are.
-        if let Some(at) = self
-            .asked
-            .iter()
-            .position(|(asked, to)| *asked == id && *to == message.from)
-        {
-            self.asked.swap_remove(at);
-            self.backlog.push(Event::Observed(observed));
+        if message.datagram.first() == Some(&datagram::BOUND) {
+            return self
+                .relays
+                .handle_answer(message.from, &message.datagram, clock::now());
+        }
+        let (from, bytes, now) = (message.from, &message.datagram, clock::now());
+        if Response::decode(bytes).is_none() {
+            return self.parts.tunnels.handle_datagram(from, bytes, now);
+        }
+        let answered = self.asker.handle_datagram(from, bytes, now);
+        if let Some(Answered { to, observed, .. }) = answered {
+            self.backlog.push(Event::Reflected {
+                reflector: to,
+                observed,
+            });
         }
     }
 
     fn handle_waiting(&mut self, waiting: Waiting) {
-        let (now, peer) = (Instant::now(), waiting.peer);
+        let (now, peer) = (clock::now(), waiting.peer);
         let (dataplane, publisher) = (&self.parts.dataplane, &self.parts.publisher);
         if dataplane.send_or_park(publisher, &mut self.parking, waiting, now) {
-            self.parts.tunnels.connect(&peer, now);
+            self.connect(&peer, now);
         }
     }
 
     fn handle_timeout(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         let expired = self.parking.expire(now);
         self.parts.dataplane.counters().drop_waiting.add(expired);
         self.pings.retain(|_, (_, reply)| !reply.is_closed());
+        self.relays.handle_timeout(now);
         self.parts.tunnels.handle_timeout(now);
+        self.asker.handle_timeout(now);
     }
 
     fn ping(&mut self, peer: &NodeId, reply: oneshot::Sender<Pong>, now: Instant) {
         let token = self.next_ping;
         self.next_ping += 1;
-        self.parts.tunnels.connect(peer, now);
+        self.connect(peer, now);
         if self.pings.len() < MAX_PINGS && self.parts.tunnels.ping(peer, token, now) {
             self.pings.insert(token, (now, reply));
         }
     }
 
-    fn reflect(&mut self, reflectors: &[SocketAddr]) {
-        self.asked.clear();
+    fn reflect(&mut self, reflectors: &[SocketAddr], now: Instant) {
+        if reflectors.is_empty() {
+            self.asker.clear();
+        }
         for to in reflectors {
-            let mut id = [0; 8];
-            if getrandom::fill(&mut id).is_ok()
-                && self
-                    .parts
-                    .socket
-                    .send(*to, &reflect::encode_request(id), None)
-                    .is_ok()
-            {
-                self.asked.push((id, *to));
+            self.asker.ask(*to, Via::Same, now);
+        }
+    }
+
+    /// Carries out what the relays want.
+    fn drain_relays(&mut self) {
+        let now = clock::now();
+        let mut table = false;
+        while let Some(output) = self.relays.poll_output() {
+            match output {
+                relay::Output::Table => table = true,
+                relay::Output::Transmit(transmit) => {
+                    if let Err(error) = self.parts.socket.send(transmit.to, &transmit.data, None) {
+                        tracing::trace!(to = %transmit.to, %error, "not sent");
+                    }
+                }
+                relay::Output::Say(relay, message) => self.say(relay, message),
+                relay::Output::Ways(peer, ways) => {
+                    self.publish_relays();
+                    self.parts.tunnels.set_relayed(&peer, &ways, now);
+                }
             }
         }
+        if table {
+            self.publish_relays();
+        }
+    }
+
+    fn say(&mut self, relay: NodeId, message: Box<RelayMessage>) {
+        let full = self
+            .streams
+            .get(&relay)
+            .is_some_and(|(messages, _)| messages.try_send(message).is_err());
+        if full {
+            // What is not said would be waited for. The stream is opened again, and all is said anew.
+            tracing::debug!(%relay, "the relay does not read");
+            self.streams.remove(&relay);
+            self.relays.handle_stream_closed(relay);
+        }
+    }
+
+    fn publish_relays(&self) {
+        let streams = self.streams.iter();
+        let streams = streams.map(|(relay, (_, datagrams))| (*relay, datagrams.clone()));
+        let table = RelayTable::new(&self.relays.table(), &streams.collect());
+        self.parts.dataplane.set_relays(table);
     }
 
     /// Carries out what the tunnels want.
     fn drain(&mut self) {
         while let Some(event) = self.parts.tunnels.poll_event() {
+            if let tunnel::Event::EndpointChanged {
+                peer,
+                endpoint,
+                kind,
+            } = &event
+            {
+                tracing::debug!(%peer, %endpoint, ?kind, "path");
+            }
             self.parts.publisher.apply(&event);
             if let tunnel::Event::SessionUp { peer, .. } = &event {
                 let (dataplane, publisher) = (&self.parts.dataplane, &self.parts.publisher);
@@ -359,10 +522,16 @@ impl<W: PacketWriter> Engine<W> {
         }
         while let Some(transmit) = self.parts.tunnels.poll_transmit() {
             // An address that cannot be reached right now is one candidate less; the timers see to the rest.
-            if let Err(error) = self.parts.socket.send(transmit.to, &transmit.data, None) {
+            let sent = self.parts.dataplane.transmit(transmit.to, &transmit.data);
+            if let Err(error) = sent {
                 tracing::trace!(to = %transmit.to, %error, "not sent");
             }
         }
+        while let Some((to, data)) = self.asker.poll_transmit() {
+            // It is asked again.
+            let _ = self.parts.socket.send(to, &data, None);
+        }
+        while self.asker.poll_silent().is_some() {}
     }
 
     fn traffic(&self) -> BTreeMap<NodeId, Traffic> {
@@ -375,6 +544,11 @@ impl<W: PacketWriter> Engine<W> {
 
     fn note(&mut self, event: tunnel::Event) {
         match event {
+            tunnel::Event::OpenSockets { peer, attempt, to } => {
+                if let Err(error) = self.parts.dataplane.open_sockets(attempt, to) {
+                    tracing::debug!(%peer, %error, "no birthday punch");
+                }
+            }
             tunnel::Event::SessionPending { session, .. }
             | tunnel::Event::SessionUp { session, .. } => {
                 self.sessions.insert(session.local_index(), session);
@@ -389,7 +563,10 @@ impl<W: PacketWriter> Engine<W> {
             tunnel::Event::PathState {
                 peer,
                 state: tunnel::PathState::Up { endpoint, .. },
-            } => self.backlog.push(Event::Up(peer, endpoint)),
+            } => {
+                let endpoint = self.parts.dataplane.leads_to(endpoint).unwrap_or(endpoint);
+                self.backlog.push(Event::Up(peer, endpoint));
+            }
             tunnel::Event::PathState {
                 peer,
                 state: tunnel::PathState::Down,
@@ -403,7 +580,9 @@ impl<W: PacketWriter> Engine<W> {
                 generation,
                 epochs,
             }),
-            tunnel::Event::Observed { addr, .. } => self.backlog.push(Event::Observed(addr)),
+            tunnel::Event::Observed { peer, addr } => {
+                self.backlog.push(Event::Observed(peer, addr));
+            }
             tunnel::Event::Pong {
                 token,
                 endpoint,
@@ -412,9 +591,12 @@ impl<W: PacketWriter> Engine<W> {
             } => {
                 if let Some((_, reply)) = self.pings.remove(&token) {
                     let on_link = is_on_link(&self.parts.local.borrow(), endpoint.ip());
+                    let relay = self.relays.relay_of(endpoint);
+                    let endpoint = self.parts.dataplane.leads_to(endpoint).unwrap_or(endpoint);
                     let _ = reply.send(Pong {
                         endpoint,
                         rtt,
+                        relay,
                         on_link,
                     });
                 }
@@ -434,7 +616,7 @@ impl<W: PacketWriter> Engine<W> {
 
     /// Says goodbye, so that nobody sends to a node that is gone.
     fn close(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         let peers: Vec<NodeId> = self.parts.tunnels.peers().collect();
         for peer in peers {
             self.parts.tunnels.disconnect(&peer, now);

@@ -1,7 +1,6 @@
 //! The node daemon. [`core`] is the task in the middle; [`engine`] drives the tunnels, [`swarm`] libp2p,
 //! [`state`] is the disk. This file puts them together and takes them down again.
 
-pub mod clock;
 pub mod state;
 
 mod behaviour;
@@ -10,7 +9,11 @@ mod control;
 mod control_io;
 mod core;
 mod engine;
+mod member_io;
+pub(crate) mod netcheck;
 mod overlay;
+mod relay_io;
+pub(crate) mod relaying;
 mod swarm;
 mod watchdog;
 
@@ -24,7 +27,10 @@ use std::{
 
 use anyhow::Context as _;
 use kanpachi_common::{invite::Invite, org::Address};
-use kanpachi_proto::tunnel::{Config, LocalIdentity, Tunnels};
+use kanpachi_proto::{
+    portmap::{Protocol, Wanted},
+    tunnel::{Config, LocalIdentity, Tunnels},
+};
 use kanpachi_transport::{Reader, SharedSocket};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -32,15 +38,17 @@ use tokio_util::sync::CancellationToken;
 use self::core::{Core, NativeWriter, Parts, Request};
 use crate::{
     cli::steps::{Progress, Ready},
+    clock,
     dataplane::Dataplane,
     ipc::{
-        api::JoinReply,
+        api::{JoinReply, Relaying},
         control::Control,
         error::{ApiError, code},
         server::Server,
     },
     options::DaemonOptions,
     platform::{AddressWatch, Exclude, Native, Platform as _, PlatformError, ServiceState},
+    portmap::PortMapper,
 };
 
 /// The port that a node listens on unless told otherwise or busy, UDP and TCP.
@@ -61,8 +69,20 @@ pub struct Extra {
     pub invite: Option<Invite>,
     /// Where the coordinator in this process listens on this machine.
     pub own_coordinator: Vec<Address>,
+    /// What the relay in this process does.
+    pub own_relay: Option<OwnRelay>,
     /// What to say when everything is up; the node's own words otherwise.
     pub ready: Option<Ready>,
+}
+
+/// Asks a relay in the same process what it does.
+#[derive(Clone)]
+pub struct OwnRelay(pub Arc<dyn Fn() -> Relaying + Send + Sync>);
+
+impl std::fmt::Debug for OwnRelay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OwnRelay")
+    }
 }
 
 /// Runs the node until it is told to stop.
@@ -126,7 +146,16 @@ pub async fn run_until(
     } = node;
     let standing = core.standing();
     let (requests, request_rx) = mpsc::channel(REQUESTS);
-    let core = tokio::spawn(core.run(request_rx, engine_events, local.receiver.clone()));
+    let sleep = NATIVE.watch_sleep();
+    let sleep =
+        sleep.inspect_err(|error| tracing::info!(%error, "sleeps of this machine go unnoticed"));
+    let core = core.run(
+        request_rx,
+        engine_events,
+        local.receiver.clone(),
+        sleep.ok(),
+    );
+    let core = tokio::spawn(core);
     let control: Arc<dyn Control> = Arc::new(control::Daemon {
         requests: requests.clone(),
         engine,
@@ -215,12 +244,19 @@ impl Ground {
         progress: &Arc<dyn Progress>,
         stop: &CancellationToken,
     ) -> anyhow::Result<(Node, Server)> {
-        let start = Instant::now();
+        let start = clock::now();
         let socket = self.socket;
-        let (dataplane, publisher, inbox) = Dataplane::<NativeWriter>::new(socket.clone(), start);
+        let (dataplane, publisher, inbox) = Dataplane::<NativeWriter>::new(
+            socket.clone(),
+            start,
+            kanpachi_transport::peer_id(self.keys.identity.node_id()).to_base58(),
+        );
         let dataplane = Arc::new(dataplane);
+        let relay = || relaying::Relaying::new(socket.clone(), options.relay_rate);
+        let relaying = options.relay.then(relay).transpose()?;
+        let aside = relaying.as_ref().map(relaying::Relaying::datagrams);
         let reader = socket
-            .spawn_reader(dataplane.inbound())
+            .spawn_reader(dataplane.inbound().beside(aside))
             .context("cannot start the packet path")?;
         let tunnels = tunnels(&self.keys, &self.db, self.boot, start)?;
         let local = watch_addresses(&options.interface).await;
@@ -234,7 +270,15 @@ impl Ground {
         };
         let (engine, engine_events, thread) =
             engine::start(parts, stop.child_token()).context("cannot start the tunnels")?;
+        let port_mapper = options.port_mapping.then(|| {
+            let udp = Wanted {
+                protocol: Protocol::Udp,
+                port: socket.port(),
+            };
+            PortMapper::start(vec![udp], local.receiver.clone())
+        });
         let core = Core::start(Parts {
+            port_mapper,
             dir: self.dir,
             keys: self.keys,
             db: self.db,
@@ -249,6 +293,11 @@ impl Ground {
             progress: Arc::clone(progress),
             stop: stop.clone(),
             own_coordinator: extra.own_coordinator,
+            own_relay: extra.own_relay,
+            no_mdns: options.no_mdns,
+            relay_via: options.relay_via.clone(),
+            relaying,
+            proxy: options.proxy.clone(),
         })
         .await?;
         Ok((
@@ -390,7 +439,7 @@ fn try_bind(port: u16) -> io::Result<(SharedSocket, u16)> {
 }
 
 /// What this machine would like to be called.
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let name = nix::unistd::gethostname()
         .ok()
         .and_then(|n| n.into_string().ok())

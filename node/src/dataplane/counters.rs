@@ -28,6 +28,8 @@ counters! {
     drop_own_source,
     /// Packets for a peer without a session that found no room to wait.
     drop_waiting,
+    /// Packets from the adapter that no path carries; the machine was told the size that fits.
+    drop_too_big,
     /// Datagrams that the socket did not take: its buffer stayed full, or there is no route.
     drop_send,
     /// Datagrams for no session of ours.
@@ -44,8 +46,12 @@ counters! {
     drop_destination,
     /// Datagrams that are no message of ours, and inner packets that are no whole IP packet.
     drop_malformed,
+    /// Datagrams of a relay on no channel of ours, or from an address that is not the relay's.
+    drop_relay,
     /// Payload kinds that this version does not take.
     drop_kind,
+    /// Pieces of cut packets that fit no other, came too late, or whose other pieces never came.
+    drop_fragment,
     /// Packets that the adapter did not take, or that came before there was one.
     drop_adapter,
     /// Handshakes without a cookie from a source that brought too many of them.

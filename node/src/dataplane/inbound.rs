@@ -6,13 +6,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Cache};
+use kanpachi_common::NodeId;
+use kanpachi_common::wire::relay::datagram as relay;
 use kanpachi_proto::tunnel::{Datagram, Doorstep, Kind, OpenError, Opened, classify};
 use kanpachi_transport::DatagramHandler;
 
 use super::Shared;
+use super::fragments::Unfinished;
+use super::mss;
 use super::packet::Addresses;
-use super::peers::{Receiving, Routes, Sessions};
+use super::peers::{Receiving, Routes, Sending, Sessions};
 use super::queues::FromPeer;
+use super::relays::RelayTable;
 use crate::platform::PacketWriter;
 
 /// How often, in milliseconds, the engine is told that a peer sends from another address than we send to. Deciding
@@ -25,9 +30,22 @@ pub struct Inbound<W> {
     adapter: Arc<ArcSwapOption<W>>,
     routes: Snapshot<Routes>,
     sessions: Snapshot<Sessions>,
+    relays: Snapshot<RelayTable>,
     doorstep: Doorstep,
+    aside: Option<Box<dyn Aside>>,
+    unfinished: Unfinished,
     /// The time of the current batch.
     now_ms: Option<u64>,
+}
+
+/// Somebody else who takes datagrams on this socket: the relay of a node that relays for others.
+pub trait Aside: Send {
+    /// Takes a datagram, or leaves it with `false`.
+    fn handle(&mut self, from: SocketAddr, datagram: &[u8]) -> bool;
+    /// As [`DatagramHandler::end_of_batch`].
+    fn end_of_batch(&mut self);
+    /// As [`DatagramHandler::end_of_read`].
+    fn end_of_read(&mut self, full: bool);
 }
 
 type Snapshot<T> = Cache<Arc<ArcSwap<T>>, Arc<T>>;
@@ -46,14 +64,35 @@ impl<W: PacketWriter> Inbound<W> {
     ) -> Self {
         let routes = Cache::new(Arc::clone(&shared.tables.routes));
         let sessions = Cache::new(Arc::clone(&shared.tables.sessions));
+        let relays = Cache::new(Arc::clone(&shared.tables.relays));
         Self {
             shared,
             adapter,
             routes,
             sessions,
+            relays,
             doorstep: Doorstep::new(secret),
+            aside: None,
+            unfinished: Unfinished::default(),
             now_ms: None,
         }
+    }
+
+    /// Somebody else is asked first about the datagrams of relays.
+    #[must_use]
+    pub fn beside(mut self, aside: Option<Box<dyn Aside>>) -> Self {
+        self.aside = aside;
+        self
+    }
+
+    /// Is this the somebody else's?
+    fn is_aside(&mut self, from: SocketAddr, datagram: &[u8]) -> bool {
+        let relays = matches!(datagram.first(), Some(&relay::BIND | &relay::DATA));
+        relays
+            && self
+                .aside
+                .as_mut()
+                .is_some_and(|aside| aside.handle(from, datagram))
     }
 
     fn now_ms(&mut self) -> u64 {
@@ -105,7 +144,7 @@ impl<W: PacketWriter> Inbound<W> {
         receiving
             .session
             .record_rx(opened.kind, datagram.len(), now_ms);
-        let payload = &datagram[opened.payload.clone()];
+        let payload = &mut datagram[opened.payload.clone()];
         if opened.kind == Kind::Control {
             let message = FromPeer::Control {
                 local_index: receiver,
@@ -116,58 +155,117 @@ impl<W: PacketWriter> Inbound<W> {
             self.shared.queues.peer(message, counters);
             return;
         }
-        tell_engine(&self.shared, receiving, from, &opened, now_ms);
+        self.shared.queues.woken(&receiving.session);
+        let sending = receiving.peer.load_sending();
+        let sending = sending.as_deref();
+        tell_engine(&self.shared, receiving, sending, from, &opened, now_ms);
+        let to = Delivery {
+            shared: &self.shared,
+            routes: self.routes.load(),
+            adapter: &self.adapter,
+            receiving,
+            sending,
+        };
         match opened.kind {
-            Kind::Ip => deliver(
-                &self.shared,
-                self.routes.load(),
-                &self.adapter,
-                receiving,
-                payload,
-            ),
-            Kind::Ethernet | Kind::Fragment | Kind::Control => counters.drop_kind.one(),
+            Kind::Ip => to.deliver(payload),
+            Kind::Fragment => {
+                let peer = receiving.peer.node_id();
+                let (whole, lost) = self.unfinished.add(peer, payload, now_ms);
+                counters.drop_fragment.add(lost);
+                match whole {
+                    Some(mut whole) if whole.kind == Kind::Ip => to.deliver(&mut whole.bytes),
+                    Some(_) => counters.drop_kind.one(),
+                    None => {}
+                }
+            }
+            Kind::Ethernet | Kind::Control => counters.drop_kind.one(),
+        }
+    }
+}
+
+impl<W: PacketWriter> Inbound<W> {
+    /// Takes a datagram that came over the stream of a relay.
+    pub fn handle_streamed(&mut self, relay: &NodeId, channel: u16, datagram: &mut [u8]) {
+        match self.relays.load().by_stream(relay, channel) {
+            Some(via) => self.tunnel(via, datagram),
+            None => self.shared.counters.drop_relay.one(),
+        }
+        self.end_of_batch();
+    }
+
+    fn relayed(&mut self, from: SocketAddr, session: u32, channel: u16, datagram: &mut [u8]) {
+        let via = self.relays.load().by_datagram(from, session, channel);
+        match (via, datagram.get_mut(relay::HEADER_LEN..)) {
+            (Some(via), Some(datagram)) => self.tunnel(via, datagram),
+            _ => self.shared.counters.drop_relay.one(),
+        }
+    }
+
+    fn tunnel(&mut self, from: SocketAddr, datagram: &mut [u8]) {
+        match classify(datagram) {
+            Some(Datagram::Transport { receiver }) => self.transport(from, receiver, datagram),
+            Some(Datagram::Handshake) => self.handshake(from, datagram),
+            None => self.shared.counters.drop_malformed.one(),
         }
     }
 }
 
 impl<W: PacketWriter> DatagramHandler for Inbound<W> {
     fn handle(&mut self, from: SocketAddr, datagram: &mut [u8]) {
-        match classify(datagram) {
-            Some(Datagram::Transport { receiver }) => self.transport(from, receiver, datagram),
-            Some(Datagram::Handshake) => self.handshake(from, datagram),
-            None if is_reflector(datagram) => {
-                self.shared
-                    .queues
-                    .stranger(from, datagram, &self.shared.counters)
-            }
-            None => self.shared.counters.drop_malformed.one(),
+        if self.is_aside(from, datagram) {
+            return;
+        }
+        if let Some((session, channel)) = relay::decode_header(datagram) {
+            self.relayed(from, session, channel, datagram);
+        } else if is_answer(datagram, self.relays.load()) {
+            let counters = &self.shared.counters;
+            self.shared.queues.stranger(from, datagram, counters);
+        } else {
+            self.tunnel(from, datagram);
         }
     }
 
     fn end_of_batch(&mut self) {
+        if !self.unfinished.is_empty() {
+            let now_ms = self.now_ms();
+            let lost = self.unfinished.expire(now_ms);
+            self.shared.counters.drop_fragment.add(lost);
+        }
         self.now_ms = None;
+        if let Some(aside) = &mut self.aside {
+            aside.end_of_batch();
+        }
+    }
+
+    fn end_of_read(&mut self, full: bool) {
+        if let Some(aside) = &mut self.aside {
+            aside.end_of_read(full);
+        }
     }
 }
 
-/// Reflector request and answer, in the registry of first bytes.
-fn is_reflector(datagram: &[u8]) -> bool {
-    matches!(datagram.first(), Some(0x05 | 0x06))
+/// An answer of a reflector, or of a relay that this node has a session with.
+fn is_answer(datagram: &[u8], relays: &RelayTable) -> bool {
+    match datagram.first() {
+        Some(0x05 | 0x06) => true,
+        Some(&relay::BOUND) => {
+            relay::decode_bound(datagram).is_some_and(|(_, bind)| relays.has(bind.session))
+        }
+        _ => false,
+    }
 }
 
 /// Tells the engine of what only it can decide: a session is confirmed, or the peer sends from elsewhere.
 fn tell_engine(
     shared: &Shared,
     receiving: &Receiving,
+    sending: Option<&Sending>,
     from: SocketAddr,
     opened: &Opened,
     now_ms: u64,
 ) {
-    let usual = receiving.session.is_confirmed()
-        && receiving
-            .peer
-            .load_sending()
-            .as_ref()
-            .is_some_and(|sending| sending.endpoint == from);
+    let usual =
+        receiving.session.is_confirmed() && sending.is_some_and(|sending| sending.endpoint == from);
     if usual {
         return;
     }
@@ -185,32 +283,45 @@ fn tell_engine(
     shared.queues.peer(message, &shared.counters);
 }
 
-/// Writes an inner packet to the adapter if its sender may have sent it and it is for us.
-fn deliver<W: PacketWriter>(
-    shared: &Shared,
-    routes: &Routes,
-    adapter: &ArcSwapOption<W>,
-    receiving: &Receiving,
-    packet: &[u8],
-) {
-    let counters = &shared.counters;
-    let Some(addresses) = Addresses::parse(packet) else {
-        counters.drop_malformed.one();
-        return;
-    };
-    if !routes.accepts_source(&receiving.peer, addresses.source) {
-        counters.drop_source.one();
-        return;
-    }
-    if !routes.accepts_destination(addresses.destination) {
-        counters.drop_destination.one();
-        return;
-    }
-    let written = adapter
-        .load()
-        .as_ref()
-        .is_some_and(|adapter| adapter.write(packet).is_ok());
-    if !written {
-        counters.drop_adapter.one();
+/// Where inner packets of one session go.
+struct Delivery<'a, W> {
+    shared: &'a Shared,
+    routes: &'a Routes,
+    adapter: &'a ArcSwapOption<W>,
+    receiving: &'a Receiving,
+    /// How the peer is answered.
+    sending: Option<&'a Sending>,
+}
+
+impl<W: PacketWriter> Delivery<'_, W> {
+    /// Writes an inner packet to the adapter if its sender may have sent it and it is for us.
+    fn deliver(&self, packet: &mut [u8]) {
+        let (counters, routes, receiving) = (&self.shared.counters, self.routes, self.receiving);
+        let Some(addresses) = Addresses::parse(packet) else {
+            counters.drop_malformed.one();
+            return;
+        };
+        if !routes.accepts_source(&receiving.peer, addresses.source) {
+            counters.drop_source.one();
+            return;
+        }
+        if !routes.accepts_destination(addresses.destination) {
+            counters.drop_destination.one();
+            return;
+        }
+        if let Some(Sending { limit, .. }) = self.sending
+            && limit.settled
+            && !limit.full
+        {
+            // What our machine may send to its peer must fit the way back, which may be a narrower one.
+            mss::clamp(packet, limit.payload());
+        }
+        let adapter = self.adapter.load();
+        let written = adapter
+            .as_ref()
+            .is_some_and(|adapter| adapter.write(packet).is_ok());
+        if !written {
+            counters.drop_adapter.one();
+        }
     }
 }

@@ -6,41 +6,56 @@
 //! paths, rosters) are the engine's, which gets what it needs by bounded channels ([`queues`]).
 
 mod batch;
+mod checksum;
 pub mod counters;
+mod fragments;
 mod inbound;
+pub mod mss;
 mod outbound;
 pub mod packet;
 mod parking;
 pub mod peers;
 mod publisher;
 pub mod queues;
+mod relays;
+mod sockets;
+pub mod too_big;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use kanpachi_common::NodeId;
+use kanpachi_proto::path::Via;
 use kanpachi_transport::SharedSocket;
 
 pub use counters::Counters;
-pub use inbound::Inbound;
+pub use inbound::{Aside, Inbound};
 pub use parking::Parking;
 pub use peers::{Member, Own, Peer, Tables};
 pub use publisher::Publisher;
 pub use queues::{FromPeer, FromStranger, Inbox, Waiting};
+pub use relays::{RelayTable, STREAM_QUEUE, Streamed};
 
-use crate::platform::{Adapter, PacketWriter};
+use crate::{
+    clock,
+    platform::{Adapter, PacketWriter},
+};
 
 /// What both directions and the engine hold.
 #[derive(Debug)]
 pub(crate) struct Shared {
     tables: Arc<Tables>,
+    sockets: Arc<sockets::Sockets>,
     counters: Arc<Counters>,
     queues: queues::Queues,
     clock: Clock,
+    /// This node as libp2p calls it.
+    name: String,
 }
 
 /// Milliseconds since the start that the tunnels were given too.
@@ -51,7 +66,7 @@ struct Clock {
 
 impl Clock {
     fn now_ms(self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(clock::since(self.start).as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -64,16 +79,19 @@ pub struct Dataplane<W> {
 }
 
 impl<W: PacketWriter> Dataplane<W> {
-    /// A packet path without sessions and without an adapter. `start` is the instant given to `Tunnels::new`.
-    pub fn new(socket: SharedSocket, start: Instant) -> (Self, Publisher, Inbox) {
+    /// A packet path without sessions and without an adapter. `start` is the instant given to `Tunnels::new`, `name` this
+    /// node's libp2p peer id.
+    pub fn new(socket: SharedSocket, start: Instant, name: String) -> (Self, Publisher, Inbox) {
         let tables = Arc::new(Tables::default());
         let (queues, inbox) = queues::channels();
         let publisher = Publisher::new(Arc::clone(&tables));
         let shared = Arc::new(Shared {
             tables,
+            sockets: Arc::default(),
             counters: Arc::default(),
             queues,
             clock: Clock { start },
+            name,
         });
         (
             Self {
@@ -100,12 +118,8 @@ impl<W: PacketWriter> Dataplane<W> {
     /// Connects the adapter: packets from the overlay are written to it from now on, and a thread reads what the
     /// machine sends, until the adapter is stopped.
     pub fn attach<A: Adapter<Writer = W>>(&self, adapter: &A) -> io::Result<OutboundThread> {
-        let mut outbound = outbound::Outbound::new(
-            adapter.reader(),
-            adapter.mtu(),
-            self.socket.clone(),
-            Arc::clone(&self.shared),
-        );
+        let mut outbound =
+            outbound::Outbound::new(adapter, self.socket.clone(), Arc::clone(&self.shared));
         let thread = std::thread::Builder::new()
             .name("adapter-reader".to_owned())
             .spawn(move || outbound.run())?;
@@ -150,6 +164,33 @@ impl<W: PacketWriter> Dataplane<W> {
                 self.counters().drop_waiting.one();
             }
         }
+    }
+
+    /// Sends a datagram of the tunnels' own, over a relay where its address says so.
+    pub fn transmit(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        outbound::send_to(&self.socket, &self.shared, to, datagram, None)
+    }
+
+    /// Opens the sockets of a birthday punch: paths over them have [`Via::Socket`](kanpachi_proto::path::Via) addresses.
+    pub fn open_sockets(&self, attempt: u32, to: SocketAddr) -> io::Result<()>
+    where
+        W: 'static,
+    {
+        self.shared.sockets.open(attempt, to, || self.inbound())
+    }
+
+    /// Where datagrams to this address really go; `None` over a relay.
+    pub fn leads_to(&self, addr: SocketAddr) -> Option<SocketAddr> {
+        match Via::of(addr) {
+            None => Some(addr),
+            Some(Via::Socket { .. }) => self.shared.sockets.leads_to(addr),
+            Some(Via::Relay { .. }) => None,
+        }
+    }
+
+    /// Says what paths over relays stand for from now on.
+    pub fn set_relays(&self, table: RelayTable) {
+        self.shared.tables.relays.store(Arc::new(table));
     }
 
     /// Seals and sends one inner packet as it is, from any thread. `false` if there is no session.

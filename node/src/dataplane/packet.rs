@@ -6,6 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const IPV4_HEADER: usize = 20;
 /// IPv6 header in bytes (RFC 8200 §3).
 const IPV6_HEADER: usize = 40;
+/// Protocol number and length of the header of an IPv6 fragment (RFC 8200 §4.5).
+const IPV6_FRAGMENT: u8 = 44;
+const IPV6_FRAGMENT_HEADER: usize = 8;
+
+/// Protocol number of UDP, and the port of multicast DNS.
+const UDP: u8 = 17;
+const MDNS_PORT: u16 = 5353;
 
 /// Where a packet comes from and goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +64,57 @@ impl Addresses {
     }
 }
 
+/// What an IP packet carries, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Transport {
+    /// Protocol number. Of IPv6 that of the first header behind the fixed one, fragment headers left out.
+    pub(super) protocol: u8,
+    /// Where it begins; may lie behind the end of the packet.
+    pub(super) at: usize,
+    /// Length of an IP header of this family without options.
+    pub(super) plain_header: usize,
+    /// A fragment that the transport header is not in.
+    pub(super) is_later_fragment: bool,
+}
+
+impl Transport {
+    /// Reads the header of an IP packet; `None` if it has none that is whole.
+    pub(super) fn parse(packet: &[u8]) -> Option<Self> {
+        match packet.first()? >> 4 {
+            4 => {
+                let header: &[u8; IPV4_HEADER] = packet.first_chunk()?;
+                Some(Self {
+                    protocol: header[9],
+                    at: usize::from(header[0] & 0x0f) * 4,
+                    plain_header: IPV4_HEADER,
+                    is_later_fragment: u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0,
+                })
+            }
+            6 => {
+                let header: &[u8; IPV6_HEADER] = packet.first_chunk()?;
+                let plain = Self {
+                    protocol: header[6],
+                    at: IPV6_HEADER,
+                    plain_header: IPV6_HEADER,
+                    is_later_fragment: false,
+                };
+                if plain.protocol != IPV6_FRAGMENT {
+                    return Some(plain);
+                }
+                let fragment: &[u8; IPV6_FRAGMENT_HEADER] =
+                    packet.get(IPV6_HEADER..)?.first_chunk()?;
+                Some(Self {
+                    protocol: fragment[0],
+                    at: IPV6_HEADER + IPV6_FRAGMENT_HEADER,
+                    is_later_fragment: u16::from_be_bytes([fragment[2], fragment[3]]) >> 3 != 0,
+                    ..plain
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Whether a packet to this address goes to every member: multicast beyond this machine, or everybody at once.
 pub fn is_for_everyone(destination: IpAddr, pool_broadcast: Option<Ipv4Addr>) -> bool {
     match destination {
@@ -66,10 +124,58 @@ pub fn is_for_everyone(destination: IpAddr, pool_broadcast: Option<Ipv4Addr>) ->
     }
 }
 
+/// Is this what libp2p asks by multicast DNS (RFC 6762), or tells of this node, which is this peer, or an answer of it that
+/// holds no address? It asks and answers on every interface, and so on the overlay too, where whoever could hear it has a
+/// tunnel already, everybody would answer everybody, and no session would ever rest. What other programs that use libp2p
+/// tell of themselves passes.
+pub(super) fn is_own_mdns(packet: &[u8], peer: &str) -> bool {
+    let Some(transport) = Transport::parse(packet) else {
+        return false;
+    };
+    let udp = packet.get(transport.at..).unwrap_or_default();
+    let port = udp.get(2..4).unwrap_or_default();
+    if transport.protocol != UDP || transport.is_later_fragment || port != MDNS_PORT.to_be_bytes() {
+        return false;
+    }
+    let names = |text: &[u8]| udp.windows(text.len().max(1)).any(|w| w == text);
+    let dns = udp.get(8..).unwrap_or_default();
+    let no_address = dns.get(10..12) == Some(&[0, 0]);
+    names(peer.as_bytes()) || (no_address && names(b"\x04_p2p\x04_udp\x05local\0"))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn only_what_multicast_dns_says_of_this_node_stays_off_the_overlay() {
+        let own = |protocol: u8, port: u16, dns: &[u8]| {
+            let mut udp = [[0x30, 0x39], port.to_be_bytes(), [0, 0], [0, 0]].concat();
+            udp.extend_from_slice(dns);
+            let (from, to) = ([198, 19, 0, 1], [224, 0, 0, 251]);
+            let mut packet = ip_packet(IpAddr::from(from), IpAddr::from(to), &udp);
+            packet[9] = protocol;
+            is_own_mdns(&packet, "12D3KooWme")
+        };
+        let dns = |flags: u8, additional: u8, text: &[u8]| {
+            let header = [0, 1, flags, 0, 0, 0, 0, 1, 0, 0, 0, additional];
+            [&header, text].concat()
+        };
+        let libp2p = b"\x04_p2p\x04_udp\x05local\0";
+        let (query, answer) = (dns(0, 0, libp2p), dns(0x84, 0, libp2p));
+        let mine = dns(0x84, 1, b"dnsaddr=/ip4/198.19.0.1/p2p/12D3KooWme");
+        assert!(own(UDP, 5353, &query) && own(UDP, 5353, &answer) && own(UDP, 5353, &mine));
+        assert!(!own(UDP, 5354, &mine) && !own(6, 5353, &mine));
+        let others = dns(
+            0x84,
+            1,
+            &[&libp2p[..], b"dnsaddr=/p2p/12D3KooWother"].concat(),
+        );
+        let printer = dns(0x84, 0, b"\x08_printer\x04_tcp\x05local\0");
+        assert!(!own(UDP, 5353, &others) && !own(UDP, 5353, &printer));
+        assert!(!is_own_mdns(&[0x45], "12D3KooWme"));
+    }
 
     /// An IP packet with these addresses and payload; protocol 253 is for experiments (RFC 3692).
     pub(crate) fn ip_packet(source: IpAddr, destination: IpAddr, payload: &[u8]) -> Vec<u8> {

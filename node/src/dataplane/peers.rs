@@ -9,14 +9,16 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use kanpachi_common::NodeId;
+use kanpachi_proto::path::Limit;
 use kanpachi_proto::tunnel::{ReplayWindow, Session};
 
 use super::packet;
+use super::relays::RelayTable;
 
 /// A member that this node may talk to, as the roster has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,8 @@ impl Own {
 pub struct Peer {
     node_id: NodeId,
     sending: ArcSwapOption<Sending>,
+    /// Of the next packet that is cut.
+    fragment_id: AtomicU32,
 }
 
 impl Peer {
@@ -61,6 +65,7 @@ impl Peer {
         Self {
             node_id,
             sending: ArcSwapOption::empty(),
+            fragment_id: AtomicU32::new(0),
         }
     }
 
@@ -79,6 +84,11 @@ impl Peer {
         self.sending.swap(sending.map(Arc::new))
     }
 
+    /// A number for the pieces of one packet.
+    pub(super) fn next_fragment_id(&self) -> u32 {
+        self.fragment_id.fetch_add(1, Relaxed)
+    }
+
     /// As [`Peer::sending`] without touching a reference count.
     pub(super) fn load_sending(&self) -> arc_swap::Guard<Option<Arc<Sending>>> {
         self.sending.load()
@@ -92,6 +102,8 @@ pub struct Sending {
     pub session: Arc<Session>,
     /// Canonical address they go to.
     pub endpoint: SocketAddr,
+    /// How large their datagrams may be.
+    pub limit: Limit,
 }
 
 /// How packets of one session are received.
@@ -209,6 +221,7 @@ impl Routes {
 pub struct Tables {
     pub(super) routes: Arc<ArcSwap<Routes>>,
     pub(super) sessions: Arc<ArcSwap<Sessions>>,
+    pub(super) relays: Arc<ArcSwap<RelayTable>>,
 }
 
 impl Tables {

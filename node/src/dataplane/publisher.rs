@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use kanpachi_common::NodeId;
-use kanpachi_proto::tunnel::{Event, Session};
+use kanpachi_proto::path::Limit;
+use kanpachi_proto::tunnel::{Event, FRAGMENTS, Session};
 
 use super::peers::{Member, Own, Peer, Receiving, Routes, Sending, Sessions, Tables};
 
@@ -17,6 +18,8 @@ pub struct Publisher {
     members: Vec<Member>,
     peers: HashMap<NodeId, Arc<Peer>>,
     sessions: Sessions,
+    /// What the tunnels said last of the size of a peer's path: its address is the one that data takes or is about to take.
+    limits: HashMap<NodeId, (SocketAddr, Limit)>,
 }
 
 impl Publisher {
@@ -27,6 +30,7 @@ impl Publisher {
             members: Vec::new(),
             peers: HashMap::new(),
             sessions: HashMap::new(),
+            limits: HashMap::new(),
         }
     }
 
@@ -53,6 +57,7 @@ impl Publisher {
         self.publish_routes();
         for peer in gone.values() {
             peer.set_sending(None);
+            self.limits.remove(&peer.node_id());
         }
         let before = self.sessions.len();
         self.sessions
@@ -82,7 +87,34 @@ impl Publisher {
                     self.send_with(peer, Arc::clone(&current.session), *endpoint);
                 }
             }
+            Event::PathMtu {
+                peer,
+                endpoint,
+                limit,
+            } => self.set_limit(peer, *endpoint, *limit),
             _ => {}
+        }
+    }
+
+    fn set_limit(&mut self, node_id: &NodeId, endpoint: SocketAddr, limit: Limit) {
+        let Some(peer) = self.peers.get(node_id) else {
+            return;
+        };
+        self.limits.insert(*node_id, (endpoint, limit));
+        if let Some(current) = peer.sending()
+            && current.endpoint == endpoint
+        {
+            self.send_with(node_id, Arc::clone(&current.session), endpoint);
+        }
+    }
+
+    /// What may be sent to an address of a peer. A peer that cannot put fragments together is sent everything whole.
+    fn limit(&self, node_id: &NodeId, session: &Session, endpoint: SocketAddr) -> Limit {
+        let known = self.limits.get(node_id).filter(|(at, _)| *at == endpoint);
+        let limit = known.map_or(Limit::UNKNOWN, |(_, limit)| *limit);
+        Limit {
+            full: limit.full || session.capabilities() & FRAGMENTS == 0,
+            ..limit
         }
     }
 
@@ -107,7 +139,12 @@ impl Publisher {
 
     fn send_with(&self, node_id: &NodeId, session: Arc<Session>, endpoint: SocketAddr) {
         if let Some(peer) = self.peers.get(node_id) {
-            peer.set_sending(Some(Sending { session, endpoint }));
+            let limit = self.limit(node_id, &session, endpoint);
+            peer.set_sending(Some(Sending {
+                session,
+                endpoint,
+                limit,
+            }));
         }
     }
 

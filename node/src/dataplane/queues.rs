@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use kanpachi_common::NodeId;
+use kanpachi_proto::tunnel::Session;
 use tokio::sync::mpsc;
 
 use super::counters::Counters;
@@ -30,6 +31,11 @@ pub enum FromPeer {
         counter: u64,
         /// The opened payload.
         payload: Vec<u8>,
+    },
+    /// A session carries data after a rest: `Tunnels::handle_woken`.
+    Woken {
+        /// Our index of the session.
+        local_index: u32,
     },
     /// A data packet confirmed the session, or came from another address than we send to:
     /// `Tunnels::handle_authenticated`.
@@ -100,6 +106,22 @@ pub(super) fn channels() -> (Queues, Inbox) {
 }
 
 impl Queues {
+    /// Tells the engine that a session carries data again, if it rested.
+    pub(super) fn woken(&self, session: &Session) {
+        if !session.wakes() {
+            return;
+        }
+        let local_index = session.local_index();
+        if self
+            .peers
+            .try_send(FromPeer::Woken { local_index })
+            .is_err()
+        {
+            // The next packet tries again.
+            session.sleep();
+        }
+    }
+
     pub(super) fn peer(&self, message: FromPeer, counters: &Counters) {
         if self.peers.try_send(message).is_err() {
             counters.drop_engine.one();

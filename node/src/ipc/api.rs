@@ -75,9 +75,18 @@ pub struct Status {
     pub coordinator: Coordinator,
     /// Networks that this node is a member of.
     pub networks: Vec<Network>,
+    /// The relays that it may use.
+    #[serde(default)]
+    pub relays: Vec<Relay>,
+    /// What this machine does as a relay for others; null when it is none.
+    #[serde(default)]
+    pub relaying: Option<Relaying>,
     /// Names of networks in which it awaits approval.
     #[serde(default)]
     pub waiting: Vec<String>,
+    /// What is wrong with the organisation's rosters, in sentences for people.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// What was dropped, refused and noticed, by name.
     pub counters: BTreeMap<String, u64>,
 }
@@ -107,6 +116,56 @@ pub struct Coordinator {
     pub since: Option<Timestamp>,
     /// Why the last attempt failed; stays until the next success.
     pub last_error: Option<String>,
+}
+
+/// A relay that this node may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// A member's name, or where a server is.
+    pub name: String,
+    /// Who it is.
+    pub node_id: String,
+    /// It has taken this node in.
+    pub connected: bool,
+    /// Its UDP address; null while data would go over a stream.
+    pub udp: Option<SocketAddr>,
+    /// Peers that can be reached over it now.
+    pub channels: usize,
+}
+
+/// What a relay does now, and did since it was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relaying {
+    /// Members that have it as a relay.
+    pub members: usize,
+    /// Pairs of them that may send over it.
+    pub pairs: usize,
+    /// Datagrams passed on.
+    pub forwarded: u64,
+    /// Bytes in them.
+    pub forwarded_bytes: u64,
+    /// Datagrams of nobody that it relays for.
+    pub drop_stranger: u64,
+    /// Datagrams above what a member or a pair may send.
+    pub drop_rate: u64,
+    /// Datagrams that the receiver's side did not take.
+    pub drop_full: u64,
+}
+
+impl std::ops::Add for Relaying {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            members: self.members + other.members,
+            pairs: self.pairs + other.pairs,
+            forwarded: self.forwarded + other.forwarded,
+            forwarded_bytes: self.forwarded_bytes + other.forwarded_bytes,
+            drop_stranger: self.drop_stranger + other.drop_stranger,
+            drop_rate: self.drop_rate + other.drop_rate,
+            drop_full: self.drop_full + other.drop_full,
+        }
+    }
 }
 
 /// State of the session with the coordinator.
@@ -149,8 +208,26 @@ pub struct Network {
     pub soft_expires_at: Option<Timestamp>,
     /// From then on no new session; null is never.
     pub hard_expires_at: Option<Timestamp>,
+    /// How old the head is, in seconds, by the clock that the daemon goes by.
+    #[serde(default)]
+    pub age_s: Option<u64>,
+    /// What that means.
+    #[serde(default)]
+    pub freshness: Option<Freshness>,
     /// The other members, by name.
     pub members: Vec<Member>,
+}
+
+/// What the age of a roster means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Freshness {
+    /// Younger than a day.
+    Green,
+    /// Older, and not yet overdue.
+    Yellow,
+    /// Past `soft_expires_at`. Past `hard_expires_at` it opens no new session.
+    Red,
 }
 
 /// Another member, seen from this node.
@@ -172,12 +249,18 @@ pub struct Member {
     /// It awaits approval: listed, and nothing else.
     #[serde(default)]
     pub waiting: bool,
+    /// An owner put it out; the coordinator has not made it final yet.
+    #[serde(default)]
+    pub suspended: bool,
     /// Is it known to be there: by a live tunnel or by the coordinator's word.
     pub online: bool,
     /// What packets to it travel on; null when there is no tunnel.
     pub path: Option<Path>,
     /// Name or id of the relay when `path` is `relay`.
     pub via: Option<String>,
+    /// Where it may be reached, by whom that is known, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub underlay: Vec<Underlay>,
     /// Since when `path` is what it is.
     pub path_since: Option<Timestamp>,
     /// The underlay address that packets are sent to.
@@ -194,6 +277,37 @@ pub struct Member {
     pub tx_bytes: u64,
     /// When the keys in use were agreed.
     pub last_handshake: Option<Timestamp>,
+}
+
+/// An underlay address of a member. That it is known does not mean that anything answers there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Underlay {
+    /// The address.
+    pub address: SocketAddr,
+    /// How it became known.
+    pub source: AddressSource,
+    /// When that source last said so.
+    pub seen: Timestamp,
+}
+
+/// How an address became known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressSource {
+    /// A tunnel of this machine's own was up there.
+    Tunnel,
+    /// The coordinator.
+    Coordinator,
+    /// The local network, or the member itself.
+    Lan,
+    /// A record of the member in the DHT.
+    Dht,
+    /// The member itself, over a relay.
+    Introduced,
+    /// A record of the member, from another member.
+    Member,
+    /// Kept on disk from before.
+    Disk,
 }
 
 /// What packets to a member travel on.
@@ -412,10 +526,14 @@ pub struct ChangeReply {
     pub network: String,
     /// Name of the member that it was about.
     pub member: Option<String>,
-    /// After `evict`: invites that were revoked.
+    /// After `evict`: invites that were revoked, and that somebody could still have used.
     pub revoked_invites: Option<u32>,
     /// After `evict`: the network has a password that the evicted member may know.
     pub password_known: Option<bool>,
+    /// After `evict`: no coordinator could be asked. The members obey this owner's word, and the coordinator makes it
+    /// final when it is back.
+    #[serde(default)]
+    pub suspended: bool,
 }
 
 /// `POST /v1/login`, `POST /v1/logout`
@@ -459,6 +577,16 @@ pub struct HostReply {
     pub invite: Secret,
     /// The addresses that the invite holds, `host:port`.
     pub listen: Vec<String>,
+    /// What to type on a machine on the same LAN; absent with `--no-lan`.
+    #[serde(default)]
+    pub code: Option<Secret>,
+}
+
+/// A later line of `host --json`: after too many wrong tries there is a new code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeReply {
+    /// The code from now on.
+    pub code: Secret,
 }
 
 /// `POST /v1/set-nick`

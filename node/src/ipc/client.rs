@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    marker::PhantomData,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,7 +24,9 @@ use super::{
         ListReply, NetworkRequest, NickReply, NickRequest, PeerReply, PingReply, PingRequest,
         Secret, SessionReply, Status, VersionReply,
     },
+    drill::{DrillEnded, DrillReply, DrillRequest},
     error::{ApiError, ErrorReply, ExitCode, code},
+    netcheck::NetcheckReply,
 };
 
 /// For the connection itself.
@@ -109,12 +112,32 @@ impl Client {
             .await
     }
 
+    /// `GET /v1/netcheck`
+    ///
+    /// # Errors
+    /// No daemon, or one that does not answer.
+    pub async fn netcheck(&self) -> Result<NetcheckReply, ApiError> {
+        self.request(Method::GET, "/v1/netcheck", &[], REMOTE).await
+    }
+
     /// `POST /v1/join`
     ///
     /// # Errors
     /// No daemon, no permission, or whatever the invite is refused for.
     pub async fn join(&self, invite: Secret) -> Result<JoinReply, ApiError> {
         self.post("/v1/join", &JoinRequest { invite }, JOIN).await
+    }
+
+    /// Whether this user may change things: a join that says nothing is refused for that first.
+    ///
+    /// # Errors
+    /// No daemon, or no permission.
+    pub async fn check_permission(&self) -> Result<(), ApiError> {
+        let empty = serde_json::Map::new();
+        match self.post::<JoinReply>("/v1/join", &empty, LOCAL).await {
+            Err(error) if error.exit != ExitCode::Usage => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// `POST /v1/create`
@@ -203,7 +226,7 @@ impl Client {
     ///
     /// # Errors
     /// No daemon, no such member, or the first ping could not even be sent.
-    pub async fn ping(&self, request: &PingRequest) -> Result<PingStream, ApiError> {
+    pub async fn ping(&self, request: &PingRequest) -> Result<Lines<PingReply>, ApiError> {
         let patience = Duration::from_millis(request.timeout_ms) + LOCAL;
         let response = timeout(
             patience,
@@ -215,12 +238,40 @@ impl Client {
             return Err(self.refusal(response).await);
         }
         let patience = patience + Duration::from_millis(request.interval_ms);
-        Ok(PingStream {
+        Ok(self.lines(response, patience))
+    }
+
+    /// `POST /v1/drill`; what there is to tell comes line by line. Dropped before its end, it ends the drill.
+    ///
+    /// # Errors
+    /// No daemon, no permission, or a drill that is on already.
+    pub async fn drill(&self, request: &DrillRequest) -> Result<Lines<DrillReply>, ApiError> {
+        let body = encode(request)?;
+        let answer = timeout(REMOTE, self.send(Method::POST, "/v1/drill", &body)).await;
+        let response = answer.map_err(|_| self.silent())??;
+        if response.status() != StatusCode::OK {
+            return Err(self.refusal(response).await);
+        }
+        Ok(self.lines(response, REMOTE))
+    }
+
+    /// `POST /v1/drill-end`
+    ///
+    /// # Errors
+    /// No daemon, or no permission.
+    pub async fn end_drill(&self) -> Result<DrillEnded, ApiError> {
+        self.post("/v1/drill-end", &serde_json::Map::new(), LOCAL)
+            .await
+    }
+
+    fn lines<T>(&self, response: Response<Incoming>, patience: Duration) -> Lines<T> {
+        Lines {
             client: self.clone(),
             body: response.into_body(),
             buffer: Vec::new(),
             patience,
-        })
+            kind: PhantomData,
+        }
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
@@ -378,19 +429,20 @@ impl Client {
 
 /// Pings as they come.
 #[derive(Debug)]
-pub struct PingStream {
+pub struct Lines<T> {
     client: Client,
     body: Incoming,
     buffer: Vec<u8>,
     patience: Duration,
+    kind: PhantomData<fn() -> T>,
 }
 
-impl PingStream {
+impl<T: DeserializeOwned> Lines<T> {
     /// The next one; `None` when all have come.
     ///
     /// # Errors
     /// The daemon gave up, hung up or fell silent.
-    pub async fn next(&mut self) -> Result<Option<PingReply>, ApiError> {
+    pub async fn next(&mut self) -> Result<Option<T>, ApiError> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -410,7 +462,7 @@ impl PingStream {
         }
     }
 
-    fn parse(&self, line: &[u8]) -> Result<PingReply, ApiError> {
+    fn parse(&self, line: &[u8]) -> Result<T, ApiError> {
         if let Ok(reply) = serde_json::from_slice(line) {
             return Ok(reply);
         }

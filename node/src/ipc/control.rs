@@ -1,8 +1,9 @@
 //! What the daemon does for the control socket.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     api::{
@@ -10,6 +11,7 @@ use super::{
         NickReply, Path, Secret, SessionReply, Status,
     },
     error::ApiError,
+    netcheck::NetcheckReply,
 };
 
 /// The daemon as the control socket sees it. Whether the caller may ask is settled before any of these is called;
@@ -37,11 +39,20 @@ pub trait Control: Send + Sync + 'static {
     /// Logs in or out.
     async fn set_logged_in(&self, logged_in: bool) -> Result<SessionReply, ApiError>;
 
+    /// Finds out what the network in front of this node does. Takes some seconds.
+    async fn netcheck(&self) -> Result<NetcheckReply, ApiError>;
+
     /// Has the coordinator make an invite.
     async fn invite(&self, request: InviteRequest) -> Result<InviteReply, ApiError>;
 
     /// Asks the coordinator for another name. `name` has passed [`kanpachi_common::name::check`].
     async fn set_nick(&self, name: String) -> Result<NickReply, ApiError>;
+
+    /// Cuts the node off from coordinator and bootstraps, for at most this long.
+    async fn drill(&self, length: Duration) -> Result<Drill, ApiError>;
+
+    /// Ends a drill before its time; whether one was on.
+    async fn end_drill(&self) -> Result<bool, ApiError>;
 
     /// One ping inside the tunnel to the member with this node id, setting the tunnel up first if need be.
     /// `None` is no answer within `timeout`. The socket does the counting and the pacing.
@@ -49,6 +60,25 @@ pub trait Control: Send + Sync + 'static {
 
     /// Stops the daemon: asks for it and returns. The answer still has to get out, so the socket closes last.
     fn down(&self);
+}
+
+/// A drill that is on. Dropping it ends it.
+#[derive(Debug)]
+pub struct Drill {
+    /// The coordinator that was connected.
+    pub coordinator: Option<String>,
+    /// By node id, where the addresses of the members come from: `lan`, `member`, `cache`; more may come.
+    pub sources: BTreeMap<String, Vec<String>>,
+    /// Cancelled to end it.
+    pub asked: CancellationToken,
+    /// Cancelled when it is over.
+    pub over: CancellationToken,
+}
+
+impl Drop for Drill {
+    fn drop(&mut self) {
+        self.asked.cancel();
+    }
 }
 
 /// An answered ping.

@@ -96,6 +96,10 @@ pub mod code {
     pub const DISK_FULL: &str = "disk_full";
     /// Not an invite, or not a whole one.
     pub const BAD_INVITE: &str = "bad_invite";
+    /// The code of a host is another one.
+    pub const WRONG_CODE: &str = "wrong_code";
+    /// No host is seen on this LAN.
+    pub const NO_HOST: &str = "no_host";
     /// The invite is too old.
     pub const INVITE_EXPIRED: &str = "invite_expired";
     /// The invite was used up.
@@ -120,6 +124,8 @@ pub mod code {
     pub const NETWORK_LOCKED: &str = "network_locked";
     /// As many members as a network may have.
     pub const NETWORK_FULL: &str = "network_full";
+    /// The coordinator is older than its members and waits for its operator.
+    pub const RECOVERY: &str = "recovery";
     /// This machine was evicted from the network.
     pub const EVICTED: &str = "evicted";
     /// The only owner: somebody must follow, or the network end.

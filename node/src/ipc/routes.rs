@@ -25,7 +25,9 @@ use super::{
     },
     change::bad_name,
     control::Control,
+    drill::{DrillEnded, DrillRequest, Exercise},
     error::{ApiError, ErrorReply, code},
+    netcheck::NetcheckReply,
     query::check_invite,
     server::Access,
 };
@@ -53,6 +55,7 @@ pub(super) fn router(control: Arc<dyn Control>, stop: CancellationToken) -> Rout
         .route("/v1/status", get(status))
         .route("/v1/list", get(list))
         .route("/v1/peer", get(peer))
+        .route("/v1/netcheck", get(netcheck))
         .route("/v1/ping", post(ping))
         .route("/v1/join", post(join))
         .route("/v1/create", post(create))
@@ -62,6 +65,8 @@ pub(super) fn router(control: Arc<dyn Control>, stop: CancellationToken) -> Rout
         .route("/v1/logout", post(logout))
         .route("/v1/invite", post(invite))
         .route("/v1/set-nick", post(set_nick))
+        .route("/v1/drill", post(drill))
+        .route("/v1/drill-end", post(end_drill))
         .route("/v1/down", post(down))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
@@ -82,6 +87,10 @@ async fn status(State(shared): State<Shared>) -> Result<Json<Status>, Rejection>
 
 async fn list(State(shared): State<Shared>) -> Result<Json<ListReply>, Rejection> {
     Ok(Json(shared.control.status().await?.list()))
+}
+
+async fn netcheck(State(shared): State<Shared>) -> Result<Json<NetcheckReply>, Rejection> {
+    Ok(Json(shared.control.netcheck().await?))
 }
 
 #[derive(Deserialize)]
@@ -197,6 +206,28 @@ async fn down(State(shared): State<Shared>, _: MayChange) -> Json<DownReply> {
     })
 }
 
+async fn drill(
+    State(shared): State<Shared>,
+    _: MayChange,
+    body: Body,
+) -> Result<Response, Rejection> {
+    let request: DrillRequest = read(body).await?;
+    let drill = Exercise::begin(Arc::clone(&shared.control), &request).await?;
+    let lines = drill.lines().map(|told| match told {
+        Ok(reply) => line(&reply),
+        Err(error) => line(&ErrorReply { error }),
+    });
+    Ok(streamed(lines.take_until(shared.stop.cancelled_owned())))
+}
+
+async fn end_drill(
+    State(shared): State<Shared>,
+    _: MayChange,
+) -> Result<Json<DrillEnded>, Rejection> {
+    let ended = shared.control.end_drill().await?;
+    Ok(Json(DrillEnded { ended }))
+}
+
 async fn ping(State(shared): State<Shared>, body: Body) -> Result<Response, Rejection> {
     let request: PingRequest = read(body).await?;
     if !(1..=100_000).contains(&request.count)
@@ -216,11 +247,16 @@ async fn ping(State(shared): State<Shared>, body: Body) -> Result<Response, Reje
     // The first answer decides whether there is anything to stream: a refusal is still a proper error.
     let (first, rest) = pings.one().await?;
     let lines = stream::once(async move { line(&first) }).chain(rest.lines());
-    Ok((
+    Ok(streamed(lines))
+}
+
+/// An answer of one line after the other.
+fn streamed(lines: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static) -> Response {
+    (
         [(header::CONTENT_TYPE, "application/x-ndjson")],
         Body::from_stream(lines),
     )
-        .into_response())
+        .into_response()
 }
 
 /// A series of pings, paced here so that nobody can ask for a flood.

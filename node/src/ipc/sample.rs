@@ -1,6 +1,9 @@
 //! A status with everything in it, for the tests of whatever reads one.
 
-use super::api::{Adapter, Coordinator, CoordinatorState, Member, Network, Path, SCHEMA, Status};
+use super::api::{
+    Adapter, Coordinator, CoordinatorState, Freshness, Member, Network, Path, Relay, Relaying,
+    SCHEMA, Status,
+};
 
 /// A node called desk in two networks, with members in every state.
 pub(crate) fn status() -> Status {
@@ -33,7 +36,24 @@ pub(crate) fn status() -> Status {
             network("lan", "owner", vec![kitchen.clone(), lamp, server]),
             network("office", "member", vec![kitchen]),
         ],
+        relays: vec![Relay {
+            name: "203.0.113.7".to_owned(),
+            node_id: "12D3KooWGQR9QFfaUrH2dKECfDLVtvgkjAswhKHtRf2iwukJjsgK".to_owned(),
+            connected: true,
+            udp: Some("203.0.113.7:12975".parse().unwrap()),
+            channels: 3,
+        }],
+        relaying: Some(Relaying {
+            members: 3,
+            pairs: 1,
+            forwarded: 12_345,
+            forwarded_bytes: 12_900_000,
+            drop_stranger: 0,
+            drop_rate: 7,
+            drop_full: 0,
+        }),
         waiting: Vec::new(),
+        problems: Vec::new(),
         counters: [("drop_replay".to_owned(), 3), ("drop_source".to_owned(), 0)].into(),
     }
 }
@@ -51,6 +71,8 @@ fn network(name: &str, role: &str, members: Vec<Member>) -> Network {
         issued_at: "2026-11-23T07:00:00Z".parse().unwrap(),
         soft_expires_at: Some("2026-11-30T07:00:00Z".parse().unwrap()),
         hard_expires_at: Some("2026-12-23T07:00:00Z".parse().unwrap()),
+        age_s: Some(7200),
+        freshness: Some(Freshness::Green),
         members,
     }
 }
@@ -64,6 +86,8 @@ fn kitchen() -> Member {
         ipv6: Some("fd6b:616e:7061:1::2".parse().unwrap()),
         role: "member".to_owned(),
         waiting: false,
+        underlay: vec![],
+        suspended: false,
         online: true,
         path: Some(Path::Direct),
         via: None,
@@ -87,6 +111,8 @@ fn lamp() -> Member {
         ipv6: Some("fd6b:616e:7061:1::3".parse().unwrap()),
         role: "member".to_owned(),
         waiting: false,
+        underlay: vec![],
+        suspended: false,
         online: false,
         path: None,
         via: None,
@@ -110,6 +136,8 @@ fn server() -> Member {
         ipv6: Some("fd6b:616e:7061:1::4".parse().unwrap()),
         role: "owner".to_owned(),
         waiting: false,
+        underlay: vec![],
+        suspended: false,
         online: true,
         path: Some(Path::Relay),
         via: Some("lamp".to_owned()),

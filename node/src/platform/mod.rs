@@ -21,6 +21,8 @@ pub use error::PlatformError;
 use kanpachi_common::Prefix;
 pub use kanpachi_common::addr::{DEFAULT_MTU, MIN_MTU};
 
+pub(crate) use linux::ignore_icmp;
+
 /// The platform this binary was built for.
 pub type Native = linux::Linux;
 
@@ -64,6 +66,12 @@ pub trait Platform: Send + Sync + 'static {
         &self,
         exclude: Exclude,
     ) -> impl Future<Output = Result<AddressWatch, PlatformError>> + Send;
+
+    /// Tells how long the machine has slept, each time that it wakes up.
+    fn watch_sleep(&self) -> io::Result<SleepWatch>;
+
+    /// Where packets for the rest of the world go by IPv4, as of now.
+    fn default_router(&self) -> Option<Ipv4Addr>;
 
     /// Who opened the other end of a local socket, as the kernel recorded it when it connected.
     fn peer_credentials(&self, socket: &tokio::net::UnixStream) -> io::Result<PeerCredentials>;
@@ -209,6 +217,27 @@ pub struct AddressWatch {
 }
 
 impl Drop for AddressWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// How long the machine has slept since the watch began.
+#[derive(Debug)]
+pub struct SleepWatch {
+    /// The sum of all sleeps; set anew, whether it is more or not, whenever the machine may have slept.
+    pub receiver: watch::Receiver<Duration>,
+    task: JoinHandle<()>,
+}
+
+impl SleepWatch {
+    /// Of a task that tells.
+    pub(crate) const fn new(receiver: watch::Receiver<Duration>, task: JoinHandle<()>) -> Self {
+        Self { receiver, task }
+    }
+}
+
+impl Drop for SleepWatch {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -7,10 +7,12 @@ use kanpachi_node::{
     cli::args::Cli,
     ipc::{
         api::{
-            ChangeReply, DownReply, HostReply, InviteReply, JoinReply, ListReply, NickReply,
-            PeerReply, PingReply, SessionReply, Status,
+            ChangeReply, CodeReply, DownReply, HostReply, InviteReply, JoinReply, ListReply,
+            NickReply, PeerReply, PingReply, SessionReply, Status,
         },
+        drill::DrillReply,
         error::ErrorReply,
+        netcheck::NetcheckReply,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -46,18 +48,21 @@ fn every_example_has_every_field_and_no_other() {
             "PingReply" => same::<PingReply>(&example),
             "InviteReply" => same::<InviteReply>(&example),
             "HostReply" => same::<HostReply>(&example),
+            "CodeReply" => same::<CodeReply>(&example),
             "JoinReply" => same::<JoinReply>(&example),
             "NickReply" => same::<NickReply>(&example),
             "DownReply" => same::<DownReply>(&example),
             "ListReply" => same::<ListReply>(&example),
             "ChangeReply" => same::<ChangeReply>(&example),
             "SessionReply" => same::<SessionReply>(&example),
+            "DrillReply" => same::<DrillReply>(&example),
+            "NetcheckReply" => same::<NetcheckReply>(&example),
             "ErrorReply" => same::<ErrorReply>(&example),
             other => panic!("no type for the example {other}"),
         }
         seen.insert(name);
     }
-    assert_eq!(seen.len(), 12, "{seen:?}");
+    assert_eq!(seen.len(), 15, "{seen:?}");
 }
 
 #[test]
@@ -178,7 +183,7 @@ fn every_error_code_and_path_is_listed_and_none_that_is_not_there() {
         })
         .collect();
     assert!(
-        served.len() == 14 && listed == served,
+        served.len() == 17 && listed == served,
         "{listed:?} {served:?}"
     );
 }

@@ -6,6 +6,7 @@
 )]
 
 mod docs;
+mod drill;
 mod hamachi;
 mod permissions;
 mod program;

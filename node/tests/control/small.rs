@@ -15,14 +15,15 @@ use kanpachi_common::{
     roster::Position,
 };
 use kanpachi_node::ipc::{
-    ApiError, Control, Pong,
+    ApiError, Control, Drill, Pong,
     api::{
-        Adapter, ChangeReply, ChangeRequest, Coordinator, CoordinatorState, InviteReply,
+        Adapter, ChangeReply, ChangeRequest, Coordinator, CoordinatorState, Freshness, InviteReply,
         InviteRequest, JoinReply, Member, Network, NetworkRequest, NickReply, Path, SCHEMA, Secret,
         SessionReply, Status,
     },
     client::Client,
     error::code,
+    netcheck::NetcheckReply,
     server::Server,
 };
 use tokio::task::JoinHandle;
@@ -33,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Small {
     /// What was asked for.
     pub(crate) asked: Mutex<Vec<String>>,
+    /// The drill that is on: cancelled to end it.
+    pub(crate) drill: Arc<Mutex<Option<CancellationToken>>>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -45,7 +48,44 @@ impl Small {
 #[async_trait]
 impl Control for Small {
     async fn status(&self) -> Result<Status, ApiError> {
-        Ok(status())
+        let mut status = status();
+        if self.drill.lock().unwrap().is_some() {
+            status.coordinator.state = CoordinatorState::Unreachable;
+        }
+        Ok(status)
+    }
+
+    async fn drill(&self, length: Duration) -> Result<Drill, ApiError> {
+        self.note(format!("drill {}", length.as_secs()));
+        let (asked, over) = (CancellationToken::new(), CancellationToken::new());
+        *self.drill.lock().unwrap() = Some(asked.clone());
+        let drill = Drill {
+            coordinator: Some("203.0.113.7:12975".to_owned()),
+            sources: [("12D3KooWLamp".to_owned(), vec!["cache".to_owned()])].into(),
+            asked: asked.clone(),
+            over: over.clone(),
+        };
+        let on = Arc::clone(&self.drill);
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(length, asked.cancelled()).await;
+            *on.lock().unwrap() = None;
+            over.cancel();
+        });
+        Ok(drill)
+    }
+
+    async fn netcheck(&self) -> Result<NetcheckReply, ApiError> {
+        let mut reply = NetcheckReply {
+            udp: Some(true),
+            ..NetcheckReply::default()
+        };
+        reply.conclude(kanpachi_common::NatBehaviour::default());
+        Ok(reply)
+    }
+
+    async fn end_drill(&self) -> Result<bool, ApiError> {
+        let on = self.drill.lock().unwrap().clone();
+        Ok(on.inspect(CancellationToken::cancel).is_some())
     }
 
     async fn join(&self, invite: Secret) -> Result<JoinReply, ApiError> {
@@ -171,6 +211,7 @@ fn changed(request: &ChangeRequest) -> Result<ChangeReply, ApiError> {
         member: member.map(|_| "lamp".to_owned()),
         revoked_invites: evicted.then_some(2),
         password_known: evicted.then_some(true),
+        suspended: false,
     })
 }
 
@@ -194,6 +235,7 @@ pub(crate) fn invite_link() -> String {
 pub(crate) fn status() -> Status {
     let time: Timestamp = "2026-11-23T09:00:00Z".parse().unwrap();
     let lamp = Member {
+        underlay: vec![],
         name: "lamp".to_owned(),
         node_id: "12D3KooWLamp".to_owned(),
         client_id: "092-333-444".to_owned(),
@@ -201,6 +243,7 @@ pub(crate) fn status() -> Status {
         ipv6: None,
         role: "member".to_owned(),
         waiting: false,
+        suspended: false,
         online: true,
         path: Some(Path::Lan),
         via: None,
@@ -225,6 +268,8 @@ pub(crate) fn status() -> Status {
         issued_at: time,
         soft_expires_at: None,
         hard_expires_at: None,
+        age_s: Some(7200),
+        freshness: Some(Freshness::Green),
         members: vec![lamp],
     };
     let hall = Network {
@@ -256,6 +301,9 @@ pub(crate) fn status() -> Status {
             last_error: None,
         },
         networks: vec![lan, hall],
+        relays: vec![],
+        problems: vec![],
+        relaying: None,
         waiting: Vec::new(),
         counters: [("drop_source".to_owned(), 7)].into(),
     }

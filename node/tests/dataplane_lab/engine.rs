@@ -95,6 +95,7 @@ impl Engine {
     fn peer(&mut self, message: FromPeer) {
         let now = Instant::now();
         match message {
+            FromPeer::Woken { local_index } => self.tunnels.handle_woken(local_index, now),
             FromPeer::Control {
                 local_index,
                 from,

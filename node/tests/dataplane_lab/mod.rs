@@ -151,7 +151,8 @@ impl Node {
         let (socket, dataplane, publisher, engine, adapter) = namespace.run(move || {
             let start = Instant::now();
             let socket = SharedSocket::bind_port(PORT).unwrap();
-            let (dataplane, publisher, inbox) = Dataplane::new(socket.clone(), start);
+            let (dataplane, publisher, inbox) =
+                Dataplane::new(socket.clone(), start, String::new());
             let (dataplane, publisher) = (Arc::new(dataplane), Arc::new(Mutex::new(publisher)));
             let engine = Engine::new(
                 number,

@@ -56,7 +56,7 @@ pub(super) fn run(args: &[String], global: &Global, console: Console) -> ExitCod
         }
     };
     let client = Client::new(global.socket());
-    match block_on(false, answer(verb, &client)) {
+    match block_on(answer(verb, &client)) {
         Ok(answer) => {
             console.print(&answer.out);
             console.print_err(&answer.err);

@@ -96,6 +96,9 @@ pub fn changed(request: &ChangeRequest, reply: &ChangeReply, look: &Look) -> Str
 
 fn evicted(member: &str, new_password: bool, reply: &ChangeReply, look: &Look) -> String {
     let network = clean(&reply.network);
+    if reply.suspended {
+        return suspended(member, &network, new_password, look);
+    }
     let revoked = match reply.revoked_invites {
         None | Some(0) => "no invite had to be revoked".to_owned(),
         Some(1) => "1 invite was revoked".to_owned(),
@@ -115,6 +118,22 @@ fn evicted(member: &str, new_password: bool, reply: &ChangeReply, look: &Look) -
         "{} {member} may know the password of {network}, which should change: kanpachi set-password {network}\n",
         look.paint(Tone::Warn, look.sign(Sign::Attention))
     )
+}
+
+/// Evicted without a coordinator: what holds, and what has to wait.
+fn suspended(member: &str, network: &str, new_password: bool, look: &Look) -> String {
+    let mut text = format!(
+        "{member} is out of {} by your word: every member that hears it obeys\n{} no coordinator answers right now; it makes this final when it is back\n",
+        look.paint(Tone::Strong, network),
+        look.paint(Tone::Warn, look.sign(Sign::Attention))
+    );
+    if new_password {
+        text += &format!(
+            "{} the password of {network} did not change: kanpachi set-password {network}, then\n",
+            look.paint(Tone::Warn, look.sign(Sign::Attention))
+        );
+    }
+    text
 }
 
 fn access(network: &str, locked: Option<bool>, approval: Option<bool>) -> String {
@@ -156,6 +175,7 @@ mod tests {
             member: member.map(str::to_owned),
             revoked_invites: Some(2),
             password_known: Some(true),
+            suspended: false,
         }
     }
 

@@ -1,16 +1,22 @@
 //! `kanpachi list`: the networks and who is in them.
 
 use super::{
-    Look, Sign, Tone,
+    Look, Sign, Tone, age,
     changed::on_the_doorstep,
     clean, path_word,
     table::{Cell, table},
     units,
 };
-use crate::ipc::api::{ListReply, Member, Network, Path};
+use crate::ipc::api::{Freshness, ListReply, Member, Network, Path};
 
-/// A roster as old as this is no longer fresh, in seconds.
-const FRESH: u64 = 86_400;
+/// Whether the age of a fresh roster is worth a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ages {
+    /// All of them.
+    All,
+    /// Only when one is getting old.
+    Old,
+}
 
 /// All networks with all members.
 #[must_use]
@@ -27,7 +33,7 @@ pub fn list(reply: &ListReply, look: &Look) -> String {
         if !text.is_empty() {
             text.push('\n');
         }
-        text += &self::network(network, look);
+        text += &self::network(network, Ages::Old, look);
     }
     text + &waiting(&reply.waiting, None, look)
 }
@@ -54,8 +60,8 @@ pub(super) fn waiting(networks: &[String], client: Option<&str>, look: &Look) ->
 }
 
 /// One network: its head line, a line per member, and what its owner has to decide.
-pub(super) fn network(network: &Network, look: &Look) -> String {
-    let mut text = head(network, look);
+pub(super) fn network(network: &Network, ages: Ages, look: &Look) -> String {
+    let mut text = head(network, ages, look);
     if network.members.is_empty() {
         text += &format!(
             "  invite somebody: kanpachi invite {}\n",
@@ -71,7 +77,7 @@ pub(super) fn network(network: &Network, look: &Look) -> String {
 }
 
 /// Name, what is special about it, and who is there.
-fn head(network: &Network, look: &Look) -> String {
+fn head(network: &Network, ages: Ages, look: &Look) -> String {
     let members = network.members.iter().filter(|m| !m.waiting);
     let online = members.clone().filter(|m| m.online).count();
     let dot = look.sign(Sign::Dot);
@@ -101,7 +107,7 @@ fn head(network: &Network, look: &Look) -> String {
     format!(
         "{}{special} {dot} {count}{offline}{}\n",
         look.paint(Tone::Strong, &clean(&network.name)),
-        age(network, look)
+        age(network, ages, look)
     )
 }
 
@@ -130,23 +136,13 @@ fn to_settle(network: &Network, look: &Look) -> String {
 }
 
 /// Silence about a fresh roster, a word about an old one.
-fn age(network: &Network, look: &Look) -> String {
-    let dot = look.sign(Sign::Dot);
-    let past = |limit: Option<jiff::Timestamp>| limit.is_some_and(|limit| limit <= look.now);
-    let (tone, what) = if past(network.hard_expires_at) {
-        (
-            Tone::Bad,
-            "roster expired: no new connections until a coordinator renews it",
-        )
-    } else if past(network.soft_expires_at) {
-        (Tone::Bad, "roster overdue")
-    } else if units::since(network.issued_at, look.now).is_some_and(|age| age.as_secs() >= FRESH) {
-        (Tone::Warn, "roster getting old")
+fn age(network: &Network, ages: Ages, look: &Look) -> String {
+    let old = matches!(network.freshness, Some(Freshness::Yellow | Freshness::Red));
+    if old || ages == Ages::All {
+        format!(" {} {}", look.sign(Sign::Dot), age::of(network, look))
     } else {
-        return String::new();
-    };
-    let detail = format!("{what}, signed {}", look.ago(network.issued_at));
-    format!(" {dot} {}", look.paint(tone, &detail))
+        String::new()
+    }
 }
 
 fn row(member: &Member, look: &Look) -> Vec<Cell> {
@@ -232,27 +228,33 @@ office · 1 of 1 online
     #[test]
     fn the_age_of_a_roster_is_told_when_it_matters() {
         let mut net = sample::status().networks.remove(1);
-        let head = |net: &Network| {
-            network(net, &looks::plain())
-                .lines()
-                .next()
-                .unwrap()
-                .to_owned()
+        let head = |net: &Network, ages| {
+            let text = network(net, ages, &looks::plain());
+            text.lines().next().unwrap().to_owned()
         };
-        net.issued_at = "2026-11-21T09:00:00Z".parse().unwrap();
+        assert_eq!(head(&net, Ages::Old), "office · 1 of 1 online");
         assert_eq!(
-            head(&net),
+            head(&net, Ages::All),
+            "office · 1 of 1 online · roster signed 2 h ago"
+        );
+        net.age_s = Some(2 * 86_400);
+        net.freshness = Some(Freshness::Yellow);
+        assert_eq!(
+            head(&net, Ages::Old),
             "office · 1 of 1 online · roster getting old, signed 2 d ago"
         );
-        net.soft_expires_at = Some("2026-11-22T09:00:00Z".parse().unwrap());
+        net.freshness = Some(Freshness::Red);
         assert_eq!(
-            head(&net),
+            head(&net, Ages::Old),
             "office · 1 of 1 online · roster overdue, signed 2 d ago"
         );
-        net.hard_expires_at = Some("2026-11-23T09:00:00Z".parse().unwrap());
-        assert!(head(&net).contains("roster expired: no new connections"));
-        (net.soft_expires_at, net.hard_expires_at) = (None, None);
-        assert!(head(&net).contains("getting old"));
+        net.age_s = Some(30 * 86_400);
+        assert!(head(&net, Ages::Old).contains("roster expired: no new connections"));
+        net.hard_expires_at = None;
+        assert!(head(&net, Ages::Old).contains("overdue"));
+        // A daemon of before tells no age, and then none is claimed.
+        (net.age_s, net.freshness) = (None, None);
+        assert_eq!(head(&net, Ages::Old), "office · 1 of 1 online");
     }
 
     #[test]
@@ -268,9 +270,9 @@ lan (owner, locked, manual approval) · 1 of 1 online
   ? lamp   198.19.77.1   fd6b:616e:7061:1::3  waiting for approval
     kanpachi approve lan 092-333-444   or   kanpachi reject lan 092-333-444
 ";
-        assert_eq!(network(&net, &looks::plain()), expected);
+        assert_eq!(network(&net, Ages::Old, &looks::plain()), expected);
         net.role = "member".to_owned();
-        assert!(!network(&net, &looks::plain()).contains("kanpachi approve"));
+        assert!(!network(&net, Ages::Old, &looks::plain()).contains("kanpachi approve"));
     }
 
     #[test]
@@ -303,7 +305,7 @@ office · nobody else yet · offline: kanpachi go-online office
         let mut net = sample::status().networks.remove(1);
         net.members.clear();
         assert_eq!(
-            network(&net, &looks::plain()),
+            network(&net, Ages::Old, &looks::plain()),
             "office · nobody else yet\n  invite somebody: kanpachi invite office\n"
         );
     }

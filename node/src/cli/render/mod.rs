@@ -1,8 +1,12 @@
 //! What people see: pure functions from the JSON types to text. Nothing here prints, and nothing reads a clock.
 
+mod age;
 mod changed;
+mod drill;
+mod hosts;
 mod invite;
 mod list;
+mod netcheck;
 mod peer;
 mod ping;
 mod started;
@@ -13,11 +17,14 @@ pub mod units;
 use jiff::Timestamp;
 
 pub use changed::{changed, created, entered, session};
+pub use drill::drill;
+pub(crate) use hosts::{host_at, hosts};
 pub use invite::invite;
 pub use list::list;
+pub use netcheck::netcheck;
 pub use peer::peer;
 pub use ping::{PingSummary, pong};
-pub use started::{host_ready, joined, recovery_phrase, renamed, step, up_ready};
+pub use started::{host_ready, joined, new_code, recovery_phrase, renamed, step, up_ready};
 pub use status::status;
 
 use crate::ipc::{

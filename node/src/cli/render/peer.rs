@@ -1,7 +1,7 @@
 //! `kanpachi peer`: one member in full.
 
 use super::{Look, Sign, Tone, clean, path_word, table::pairs, units};
-use crate::ipc::api::{Member, PeerReply};
+use crate::ipc::api::{AddressSource, Member, PeerReply};
 
 /// All about one member.
 #[must_use]
@@ -45,6 +45,7 @@ pub fn peer(reply: &PeerReply, look: &Look) -> String {
                 .map(|mtu| format!("{mtu} bytes"))
                 .unwrap_or_default(),
         ),
+        ("known at", known_at(member, look)),
         ("traffic", traffic(member, look)),
         (
             "handshake",
@@ -67,6 +68,23 @@ fn path(member: &Member, look: &Look) -> String {
     }
 }
 
+/// Where it may be reached, one address a line, with the source and how long ago that said so.
+fn known_at(member: &Member, look: &Look) -> String {
+    let lines = member.underlay.iter().map(|known| {
+        let source = match known.source {
+            AddressSource::Tunnel => "own tunnel",
+            AddressSource::Coordinator => "coordinator",
+            AddressSource::Lan => "LAN",
+            AddressSource::Dht => "DHT",
+            AddressSource::Introduced => "the member, over a relay",
+            AddressSource::Member => "another member",
+            AddressSource::Disk => "disk",
+        };
+        format!("{}  {source}, {}", known.address, look.ago(known.seen))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 fn traffic(member: &Member, look: &Look) -> String {
     format!(
         "{} {}  {} {}",
@@ -80,7 +98,7 @@ fn traffic(member: &Member, look: &Look) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::looks, *};
-    use crate::ipc::sample;
+    use crate::ipc::{api::Underlay, sample};
 
     #[test]
     fn a_connected_member_is_shown_in_full() {
@@ -112,6 +130,35 @@ mod tests {
         let text = peer(&status.find("lamp").unwrap(), &looks::plain());
         assert!(
             text.starts_with("? lamp\n") && text.contains("  path       waiting for approval\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn each_address_says_where_it_came_from_and_how_old_it_is() {
+        let mut status = sample::status();
+        let known = |address: &str, source, seen: &str| Underlay {
+            address: address.parse().unwrap(),
+            source,
+            seen: seen.parse().unwrap(),
+        };
+        status.networks[0].members[1].underlay = vec![
+            known(
+                "203.0.113.7:12976",
+                AddressSource::Dht,
+                "2026-11-23T08:58:30Z",
+            ),
+            known(
+                "[2001:db8::9]:12976",
+                AddressSource::Disk,
+                "2026-11-22T08:31:30Z",
+            ),
+        ];
+        let text = peer(&status.find("lamp").unwrap(), &looks::plain());
+        assert!(
+            text.contains(
+                "  known at   203.0.113.7:12976  DHT, 1 min 30 s ago\n             [2001:db8::9]:12976  disk, 1 d ago\n"
+            ),
             "{text}"
         );
     }

@@ -47,6 +47,9 @@ pub struct PingSummary {
     min: f64,
     max: f64,
     sum: f64,
+    /// The relay that the last answer came over, and how many answers there were when they became direct.
+    relayed: Option<String>,
+    direct_after: Option<u32>,
 }
 
 impl PingSummary {
@@ -54,6 +57,14 @@ impl PingSummary {
     pub fn add(&mut self, reply: &PingReply) {
         self.sent += 1;
         let Some(rtt) = reply.rtt_ms else { return };
+        let relayed = (reply.path == Some(Path::Relay)).then(|| {
+            let via = reply.via.as_deref();
+            via.map_or_else(|| "a relay".to_owned(), clean)
+        });
+        if self.relayed.is_some() && relayed.is_none() {
+            self.direct_after = Some(self.answered);
+        }
+        self.relayed = relayed;
         self.min = if self.answered == 0 {
             rtt
         } else {
@@ -70,7 +81,13 @@ impl PingSummary {
         self.answered
     }
 
-    /// One line; nothing for a series of one, whose line has said it all.
+    /// Were so many sent, and is there nothing to wait for? A peer that does not answer is not waited for either.
+    #[must_use]
+    pub const fn is_enough(&self, pings: u32) -> bool {
+        self.sent >= pings && (self.relayed.is_none() || self.answered == 0)
+    }
+
+    /// One line, and one more about a relay; nothing for a series of one, whose line has said it all.
     #[must_use]
     pub fn render(&self) -> String {
         if self.sent < 2 {
@@ -92,7 +109,13 @@ impl PingSummary {
                 units::millis(self.max)
             );
         }
-        text + "\n"
+        text += "\n";
+        if let Some(relay) = &self.relayed {
+            text += &format!("still over {relay}; what keeps the two apart: kanpachi netcheck\n");
+        } else if let Some(answers) = self.direct_after {
+            text += &format!("direct after {answers} over a relay\n");
+        }
+        text
     }
 }
 
@@ -133,6 +156,37 @@ mod tests {
             pong(&reply(3, None), &looks::plain()),
             "no answer from lamp #3\n"
         );
+    }
+
+    #[test]
+    fn a_series_over_a_relay_goes_on_until_it_is_direct() {
+        let relayed = |seq| PingReply {
+            path: Some(Path::Relay),
+            via: Some("hub".to_owned()),
+            ..reply(seq, Some(80.0))
+        };
+        let mut summary = PingSummary::default();
+        for seq in 1..=6 {
+            summary.add(&relayed(seq));
+            assert!(!summary.is_enough(5));
+        }
+        assert!(
+            summary
+                .render()
+                .ends_with("\nstill over hub; what keeps the two apart: kanpachi netcheck\n")
+        );
+        summary.add(&reply(7, Some(2.0)));
+        assert!(summary.is_enough(5));
+        assert!(
+            summary
+                .render()
+                .ends_with("\ndirect after 6 over a relay\n")
+        );
+        let mut silent = PingSummary::default();
+        for seq in 1..=5 {
+            silent.add(&reply(seq, None));
+        }
+        assert!(silent.is_enough(5));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn step(report: &Report<'_>, look: &Look) -> Option<String> {
             look.paint(Tone::Warn, look.sign(Sign::Attention)),
             clean(line)
         ),
-        Report::RecoveryPhrase(_) | Report::Ready(_) => return None,
+        Report::RecoveryPhrase(_) | Report::Ready(_) | Report::NewCode(_) => return None,
     })
 }
 
@@ -91,9 +91,25 @@ pub fn host_ready(reply: &HostReply, network: &str, look: &Look) -> String {
     } else {
         format!(" at {}", at.join(", "))
     };
+    let code = reply.code.as_ref().map_or_else(String::new, |code| {
+        format!(
+            "On the same LAN: sudo kanpachi join, code {}\n\n",
+            look.paint(Tone::Strong, &clean(code.expose()))
+        )
+    });
     format!(
-        "\n{open}{at}\n\nOn the next machine:\n\n  {}\n\nThis invite is for one machine and 7 days. For another: kanpachi invite {network}\nStop with Ctrl-C; started again it is the same organisation.\n",
+        "\n{open}{at}\n\nOn the next machine:\n\n  {}\n\n{code}This invite is for one machine and 7 days. For another: kanpachi invite {network}\nStop with Ctrl-C; started again it is the same organisation.\n",
         command(&clean(reply.invite.expose())),
+    )
+}
+
+/// Too many wrong codes were tried.
+#[must_use]
+pub fn new_code(code: &str, look: &Look) -> String {
+    format!(
+        "{} three wrong codes were tried on the LAN; the code is now {}\n",
+        look.paint(Tone::Warn, look.sign(Sign::Attention)),
+        look.paint(Tone::Strong, &clean(code))
     )
 }
 
@@ -209,6 +225,7 @@ mod tests {
                 "203.0.113.7:12975".to_owned(),
                 "[2001:db8::7]:12975".to_owned(),
             ],
+            code: Some(Secret::new("ACDE-3467".to_owned())),
         };
         let text = host_ready(&reply, "lan", &looks::plain());
         assert!(
@@ -218,6 +235,19 @@ mod tests {
         assert!(
             text.contains("\n  sudo kanpachi join 'kanpachi://join/lan#AbCd'\n"),
             "{text}"
+        );
+        assert!(
+            text.contains("\nOn the same LAN: sudo kanpachi join, code ACDE-3467\n"),
+            "{text}"
+        );
+        let hidden = HostReply {
+            code: None,
+            ..reply
+        };
+        assert!(!host_ready(&hidden, "lan", &looks::plain()).contains("code"));
+        assert_eq!(
+            new_code("ACDE-3467", &looks::plain()),
+            "▲ three wrong codes were tried on the LAN; the code is now ACDE-3467\n"
         );
     }
 

@@ -1,7 +1,7 @@
 //! `kanpachi status`: this machine, the coordinator, the networks, and what was noticed.
 
-use super::{Look, Sign, Tone, clean, list, table::pairs};
-use crate::ipc::api::{Adapter, Coordinator, CoordinatorState, Status};
+use super::{Look, Sign, Tone, clean, list, table::pairs, units::bytes};
+use crate::ipc::api::{Adapter, Coordinator, CoordinatorState, Relay, Relaying, Status};
 
 /// Characters of an organisation id that tell two apart for a person.
 const SHORT_ID: usize = 10;
@@ -16,10 +16,19 @@ pub fn status(status: &Status, look: &Look) -> String {
     }
     for network in &status.networks {
         text.push('\n');
-        text += &list::network(network, look);
+        text += &list::network(network, list::Ages::All, look);
     }
     text += &list::waiting(&status.waiting, Some(&status.client_id), look);
+    text += &wrong(&status.problems, look);
     text + &noticed(status, look)
+}
+
+/// What somebody should know of, a line for each.
+fn wrong(problems: &[String], look: &Look) -> String {
+    let lines = problems
+        .iter()
+        .map(|problem| format!("\n{} {}\n", look.paint(Tone::Warn, "!"), clean(problem)));
+    lines.collect()
 }
 
 /// Name and addresses.
@@ -76,6 +85,11 @@ fn facts(status: &Status, look: &Look) -> Vec<(&'static str, String)> {
                 look.paint(Tone::Warn, "logged out: kanpachi login")
             },
         ),
+        ("relays", relays(&status.relays)),
+        (
+            "relaying",
+            status.relaying.as_ref().map(relaying).unwrap_or_default(),
+        ),
         ("listening", listen.join(", ")),
         ("organisation", org.unwrap_or_default()),
         ("client id", clean(&status.client_id)),
@@ -85,6 +99,31 @@ fn facts(status: &Status, look: &Look) -> Vec<(&'static str, String)> {
             format!("{}, process {}", clean(&status.version), status.pid),
         ),
     ]
+}
+
+/// Those that would carry data now, and what it would go over where that is no UDP.
+fn relays(relays: &[Relay]) -> String {
+    let connected = relays.iter().filter(|r| r.connected);
+    let words = connected.map(|relay| match relay.udp {
+        Some(_) => clean(&relay.name),
+        None => format!("{} (by TCP)", clean(&relay.name)),
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
+
+/// For how many, how much, and what was not passed on.
+fn relaying(relaying: &Relaying) -> String {
+    let many = |count: usize, one: &str| match count {
+        1 => format!("1 {one}"),
+        _ => format!("{count} {one}s"),
+    };
+    format!(
+        "for {} ({}), {} passed on, {} datagrams dropped",
+        many(relaying.members, "member"),
+        many(relaying.pairs, "pair"),
+        bytes(relaying.forwarded_bytes),
+        relaying.drop_stranger + relaying.drop_rate + relaying.drop_full
+    )
 }
 
 const fn kind_word(kind: Adapter) -> &'static str {
@@ -149,13 +188,15 @@ mod tests {
 ● desk  198.19.4.5  fd6b:616e:7061:1::1
   adapter       kanpachi0 (tun, MTU 1400)
   coordinator   connected to 203.0.113.7:12975 for 1 h
+  relays        203.0.113.7
+  relaying      for 3 members (1 pair), 12.3 MiB passed on, 7 datagrams dropped
   listening     0.0.0.0:12976, [::]:12976
   organisation  mzxw6ytboi…
   client id     090-736-821
   node id       12D3KooWDesk
   daemon        0.1.0, process 4711
 
-lan (owner) · 2 of 3 online
+lan (owner) · 2 of 3 online · roster signed 2 h ago
 ";
         let text = status(&sample::status(), &looks::plain());
         assert!(text.starts_with(expected), "{text}");
@@ -192,6 +233,19 @@ lan (owner) · 2 of 3 online
         );
         assert!(
             text.contains("\n\n? an owner of games has to let this machine in: kanpachi approve games 090-736-821\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_rosters_is_said_in_a_line_of_its_own() {
+        let wrong = Status {
+            problems: vec!["bob and cleo have one address".to_owned()],
+            ..sample::status()
+        };
+        let text = status(&wrong, &looks::plain());
+        assert!(
+            text.contains("\n\n! bob and cleo have one address\n\nnoticed"),
             "{text}"
         );
     }

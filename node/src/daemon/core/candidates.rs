@@ -3,17 +3,23 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
-use kanpachi_common::{Candidate, CandidateKind, NodeId, candidate::MAX_CANDIDATES};
+use kanpachi_common::{Candidate, CandidateKind, NatBehaviour, NodeId, candidate::MAX_CANDIDATES};
 
-use super::{Core, engine};
-use crate::{daemon::clock, platform::LocalAddress};
+use super::{
+    Core,
+    book::{Origin, plain},
+    engine, swarm,
+};
+use crate::{clock, platform::LocalAddress};
 
-/// Addresses that others see this node at, at the most.
-const MAX_OBSERVED: usize = 4;
 /// Addresses of one peer that are remembered from each source, at the most.
 const MAX_HEARD: usize = 8;
+
+/// A machine that was away for less has lost nothing.
+const SLEEP: Duration = Duration::from_secs(2);
 
 /// Link-local IPv6 addresses need an interface to mean anything.
 fn is_portable(addr: IpAddr) -> bool {
@@ -35,11 +41,12 @@ impl Core {
             .map(|a| (SocketAddr::new(a, port), CandidateKind::Host));
         let observed = self
             .state
-            .observed
-            .iter()
-            .map(|a| (*a, CandidateKind::Reflexive));
+            .netcheck
+            .observed()
+            .map(|a| (a, CandidateKind::Reflexive));
         let mut out: Vec<Candidate> = Vec::new();
-        for (addr, kind) in host.chain(observed) {
+        let mapped = self.mapped().map(|a| (a, CandidateKind::Mapped));
+        for (addr, kind) in host.chain(mapped).chain(observed) {
             if self.overlay.is_underlay(&addr)
                 && self.socket.speaks(addr.ip())
                 && !out.iter().any(|c| c.addr == addr)
@@ -51,77 +58,71 @@ impl Core {
         out
     }
 
+    /// What the NAT in front of this node does; `None` until that was measured.
+    pub(super) fn nat(&self) -> Option<NatBehaviour> {
+        self.state.nat
+    }
+
     /// The addresses of this machine changed.
     pub(super) fn set_local(&mut self, local: Arc<[LocalAddress]>) {
         if self.local == local {
             return;
         }
         self.local = local;
-        if let Some(session) = &mut self.state.session {
-            session
-                .login
-                .handle_network_change(std::time::Instant::now());
-        }
-        self.announce();
-        self.ask_reflectors();
+        self.move_network();
     }
 
-    /// Somebody sees this node's packets come from here.
-    pub(super) fn note_observed(&mut self, addr: SocketAddr) {
-        let known = self.state.observed.contains(&addr)
-            || self.local.iter().any(|l| l.address == addr.ip());
-        if known || !self.overlay.is_underlay(&addr) {
+    /// The machine has slept. Nothing of what was known about the network is to be relied on.
+    pub(super) async fn wake(&mut self, slept: Duration) {
+        let before = clock::now();
+        clock::set_slept(slept);
+        let length = clock::since(before);
+        // The wall clock was set, and that is all.
+        if length < SLEEP {
             return;
         }
-        tracing::debug!(%addr, "seen from outside");
-        self.state.observed.insert(0, addr);
-        self.state.observed.truncate(MAX_OBSERVED);
+        tracing::info!("the machine has slept for {} s", length.as_secs());
+        self.move_network();
+        self.engine.send(engine::Command::NetworkChanged).await;
+    }
+
+    /// This machine may be elsewhere: asks everybody anew.
+    fn move_network(&mut self) {
+        if let Some(session) = &mut self.state.session {
+            session.login.handle_network_change(clock::now());
+        }
+        self.network_moved();
         self.announce();
+        self.ask_reflectors();
+        self.check_network();
     }
 
     /// The local network or a node itself says where it is.
-    pub(super) async fn note_heard(&mut self, node: NodeId, addrs: Vec<SocketAddr>) {
+    pub(super) async fn note_heard(
+        &mut self,
+        node: NodeId,
+        addrs: Vec<SocketAddr>,
+        origin: Origin,
+    ) {
         if !self.state.peers.contains_key(&node) {
             return;
         }
-        let heard = self.state.heard.entry(node).or_default();
-        let before = heard.len();
-        for addr in addrs.into_iter().take(MAX_HEARD) {
-            if self.overlay.is_underlay(&addr) && !heard.contains(&addr) {
-                heard.insert(0, addr);
-            }
-        }
-        let changed = heard.len() != before;
-        heard.truncate(MAX_HEARD);
+        let addrs = addrs.into_iter().take(MAX_HEARD);
+        let usable = addrs.filter(|addr| self.overlay.is_underlay(addr));
+        let usable: Vec<Candidate> = usable.map(plain).collect();
+        let wall = self.wall();
+        let changed = self.state.book.note(node, origin, usable, wall);
         if changed {
             self.tell_candidates(&node).await;
-            self.engine.send(engine::Command::Connect(node)).await;
+            self.connect(node).await;
         }
     }
 
     /// Where a peer may be, from all sources, best first.
     pub(super) fn candidates_of(&self, node: &NodeId) -> Vec<kanpachi_proto::path::Candidate> {
-        let told = self.state.online.get(node).into_iter().flatten().copied();
-        let as_host = |addr: &SocketAddr| Candidate {
-            addr: *addr,
-            kind: CandidateKind::Host,
-        };
-        let heard = self
-            .state
-            .heard
-            .get(node)
-            .into_iter()
-            .flatten()
-            .map(as_host);
-        let known = self
-            .state
-            .known
-            .get(node)
-            .into_iter()
-            .flatten()
-            .map(as_host);
         let mut out: Vec<Candidate> = Vec::new();
-        for candidate in told.chain(heard).chain(known) {
+        for sighting in self.state.book.of(node) {
+            let candidate = sighting.candidate;
             let fresh = !out.iter().any(|c| c.addr == candidate.addr);
             if fresh
                 && self.overlay.is_underlay(&candidate.addr)
@@ -134,13 +135,30 @@ impl Core {
         out.into_iter().map(Into::into).collect()
     }
 
-    /// Tells the engine where a peer may be.
+    /// Tells the engine what the NAT here does, when that is news.
+    pub(super) async fn tell_nat(&mut self) {
+        let nat = self.nat();
+        if self.state.told_nat != nat {
+            self.state.told_nat = nat;
+            self.engine.send(engine::Command::Nat(nat)).await;
+        }
+    }
+
+    /// Tells the engine where a peer may be, and behind what.
     pub(super) async fn tell_candidates(&mut self, node: &NodeId) {
         let candidates = self.candidates_of(node);
         if !candidates.is_empty() {
+            tracing::trace!(peer = %node, ?candidates, nat = ?self.state.book.nat(node), "where a peer may be");
+            if let Some(session) = &self.state.session {
+                let addrs = candidates.iter().map(|c| c.addr).collect();
+                let command = swarm::Command::Addresses(*node, addrs);
+                session.swarm.send(command).await;
+            }
             self.engine
                 .send(engine::Command::Candidates(*node, candidates))
                 .await;
+            let nat = self.state.book.nat(node);
+            self.engine.send(engine::Command::PeerNat(*node, nat)).await;
         }
     }
 

@@ -1,9 +1,9 @@
 //! What engine, swarm and coordinator say.
 
-use std::time::Instant;
+use std::net::SocketAddr;
 
 use kanpachi_common::{
-    NodeId, UnixTime,
+    NetworkId, NodeId, UnixTime,
     time::DAY,
     wire::control::{Registration, ServerMessage, codes},
 };
@@ -12,9 +12,14 @@ use kanpachi_proto::{
     roster::{Refusal, Update},
 };
 
-use super::{Core, Pending, engine, swarm};
+use super::{
+    Core, Pending, There,
+    book::{Origin, plain},
+    engine, swarm,
+};
 use crate::{
-    daemon::{clock, control_io::Line},
+    clock,
+    daemon::control_io::Line,
     ipc::error::{ApiError, code},
 };
 
@@ -27,25 +32,56 @@ const MAX_ONLINE: usize = 8192;
 impl Core {
     pub(super) async fn handle_engine(&mut self, event: engine::Event) {
         match event {
-            engine::Event::Up(peer, endpoint) => self.remember(&peer, &[endpoint]),
-            engine::Event::Down(peer) => self.handle_down(peer).await,
-            engine::Event::Observed(addr) => self.note_observed(addr),
+            engine::Event::Up(peer, endpoint) => {
+                self.state.spread.handle_up(&peer, clock::now());
+                self.note_up(peer, endpoint);
+                if self.overlay.is_underlay(&endpoint) {
+                    self.end_introduction(peer).await;
+                }
+            }
+            engine::Event::Down(peer) => {
+                self.state.up.remove(&peer);
+                self.state.wants_changed = true;
+                self.handle_down(peer).await;
+            }
+            engine::Event::Observed(peer, addr) => {
+                self.note_observed(addr);
+                self.note_view(&peer, addr);
+            }
+            engine::Event::Reflected {
+                reflector,
+                observed,
+            } => self.note_reflected(reflector, observed),
             engine::Event::Epochs {
                 peer,
                 generation,
                 epochs,
             } => {
                 tracing::trace!(%peer, generation, ?epochs, "rosters of a peer");
-                self.compare_epochs(generation, &epochs);
+                self.compare_epochs(&peer, generation, &epochs);
             }
         }
     }
 
-    /// A peer knows a newer roster than the one here: the coordinator will have it too.
-    fn compare_epochs(&mut self, generation: u64, epochs: &[(kanpachi_common::NetworkId, u64)]) {
+    fn note_up(&mut self, peer: NodeId, endpoint: SocketAddr) {
+        self.state.up.insert(peer);
+        self.state.wants_changed = true;
+        // A way over a relay is none that anybody else could take, nor this node tomorrow.
+        if !self.overlay.is_underlay(&endpoint) {
+            return;
+        }
+        let (wall, book) = (self.wall(), &mut self.state.book);
+        book.note(peer, Origin::Tunnel, [plain(endpoint)], wall);
+        self.remember(&peer, &[endpoint]);
+    }
+
+    /// A peer knows a newer roster than the one here: it is asked for it, and the coordinator will have it too.
+    fn compare_epochs(&mut self, peer: &NodeId, generation: u64, epochs: &[(NetworkId, u64)]) {
         let Some(session) = &mut self.state.session else {
             return;
         };
+        let (spread, now) = (&mut self.state.spread, clock::now());
+        spread.handle_epochs(peer, generation, epochs, &session.rosters, now);
         let behind = epochs.iter().any(|(network, epoch)| {
             session
                 .rosters
@@ -68,14 +104,16 @@ impl Core {
             kanpachi_proto::login::State::Connected { .. }
         );
         if connected && !self.state.online.contains_key(&peer) {
+            self.state.spread.handle_unwanted(&peer);
             self.engine.send(engine::Command::Disconnect(peer)).await;
         } else {
-            session.swarm.send(swarm::Command::Introduce(peer)).await;
+            self.state.spread.handle_down(&peer, clock::now());
+            self.introduce(peer).await;
         }
     }
 
     pub(super) async fn handle_swarm(&mut self, event: swarm::Event) {
-        let now = Instant::now();
+        let now = clock::now();
         match event {
             swarm::Event::Line { attempt, line } => {
                 let Some(session) = &mut self.state.session else {
@@ -94,9 +132,34 @@ impl Core {
                     }
                 }
             }
+            swarm::Event::Record(event) => self.handle_record(event),
             swarm::Event::Observed(addr) => self.note_observed(addr),
-            swarm::Event::OnLan { node, addr } => self.note_heard(node, vec![addr]).await,
-            swarm::Event::Addresses { node, addrs } => self.note_heard(node, addrs).await,
+            swarm::Event::OnLan { node, addr } => {
+                self.note_on_lan(node);
+                self.note_heard(node, vec![addr], Origin::Heard).await;
+            }
+            swarm::Event::Relaying { node, relays } => self.note_relaying(node, relays).await,
+            swarm::Event::Addresses {
+                node,
+                addrs,
+                relayed,
+            } => {
+                let origin = if relayed {
+                    Origin::Introduced
+                } else {
+                    Origin::Heard
+                };
+                self.note_heard(node, addrs, origin).await;
+            }
+            swarm::Event::Introduced(node) => self.note_introduced(node).await,
+            swarm::Event::Stands(node) => self.note_stands(&node),
+            swarm::Event::StandEnded(node) => self.note_stand_ended(&node),
+            swarm::Event::Asked { node, ask, reply } => {
+                let answer = self.handle_asked(node, &ask).await;
+                let _ = reply.send(answer);
+            }
+            swarm::Event::Answer { node, message } => self.handle_answer(node, message).await,
+            swarm::Event::AskEnded { node, answered } => self.handle_ask_ended(&node, answered),
         }
     }
 
@@ -105,14 +168,19 @@ impl Core {
             Login::Welcome(welcomed) => self.handle_welcome(*welcomed).await,
             Login::Message { id, message } => self.handle_message(id, message).await,
             Login::Unreachable(trouble) => {
+                // Without its word everybody may be there.
+                self.state.wants_changed = true;
                 if self.state.last_error.is_none() {
                     tracing::warn!("no coordinator; tunnels go on");
                     tracing::debug!(%trouble, "the last one that was tried");
                     self.state.coordinator_since = Some(jiff::Timestamp::now());
                 }
-                self.state.last_error = Some(trouble.to_string());
-                self.fail_pending();
+                let lost = self.state.last_error.replace(trouble.to_string()).is_none();
+                self.fail_pending().await;
                 self.join_trouble(&trouble);
+                if lost {
+                    self.connect_all().await;
+                }
             }
             Login::Refused { address, refused } => {
                 tracing::debug!(%address, code = refused.code, "refused by the coordinator");
@@ -131,6 +199,8 @@ impl Core {
         self.state.coordinator_since = Some(jiff::Timestamp::now());
         // What the coordinator said of presence belongs to the session that ended.
         self.state.online.clear();
+        self.state.book.demote_all();
+        self.state.wants_changed = true;
         let (manifest, directory) = (
             welcomed.manifest.signed().clone(),
             welcomed.directory.signed().clone(),
@@ -151,6 +221,7 @@ impl Core {
                 "the coordinator does not know this machine: join again with a new invite"
             );
         }
+        self.tell_suspends();
         self.tell_presence();
         // By the coordinator's clock other rosters may count than by this machine's.
         self.members_changed().await;
@@ -189,7 +260,7 @@ impl Core {
     }
 
     pub(super) async fn take_registration(&mut self, registration: &Registration) {
-        self.state.waiting.clone_from(&registration.waiting);
+        self.wait_for(|waiting| waiting.clone_from(&registration.waiting));
         self.state.client_id = registration.client_id;
         if self.state.ipv4 != Some(registration.ipv4) {
             if self.state.adapter.is_some() {
@@ -229,10 +300,7 @@ impl Core {
                 self.settle("a network secret", outcome);
                 false
             }
-            ServerMessage::Removed(removed) => {
-                tracing::warn!(network = %removed.network.short(), "this machine is no member any more");
-                self.drop_network(removed.network)
-            }
+            ServerMessage::Removed(removed) => self.handle_removed(removed.network),
             ServerMessage::Directory(news) => {
                 self.take_keys(&news.manifest, &news.directory);
                 false
@@ -243,6 +311,12 @@ impl Core {
             }
             ServerMessage::PeerOffline(offline) => {
                 self.state.online.remove(&offline.node);
+                self.state.book.demote(&offline.node);
+                self.state.wants_changed = true;
+                false
+            }
+            ServerMessage::ShowRoster(asked) => {
+                self.show_roster(asked);
                 false
             }
             message => {
@@ -253,7 +327,7 @@ impl Core {
         if changed {
             self.members_changed().await;
         }
-        self.check_join(Instant::now());
+        self.check_join(clock::now());
     }
 
     fn pull_if_needed(&mut self, outcome: &Result<Option<Update>, Refusal>) {
@@ -273,13 +347,18 @@ impl Core {
         if self.state.online.len() >= MAX_ONLINE && !self.state.online.contains_key(&online.node) {
             return;
         }
-        self.state.online.insert(online.node, online.candidates);
+        let (wall, book) = (self.wall(), &mut self.state.book);
+        book.replace(online.node, Origin::Coordinator, &online.candidates, wall);
+        book.set_nat(online.node, online.nat);
+        let there = There {
+            networks: online.networks,
+        };
+        self.state.online.insert(online.node, there);
+        self.state.wants_changed = true;
         if self.state.peers.contains_key(&online.node) {
             self.remember(&online.node, &addrs);
             self.tell_candidates(&online.node).await;
-            self.engine
-                .send(engine::Command::Connect(online.node))
-                .await;
+            self.connect(online.node).await;
         }
     }
 
@@ -307,7 +386,7 @@ impl Core {
     fn check_clock(&mut self, theirs: UnixTime) -> Result<(), ApiError> {
         let ours = clock::wall();
         let off = ours.0.abs_diff(theirs.0);
-        self.state.clock = Some((Instant::now(), theirs));
+        self.state.clock = Some((clock::now(), theirs));
         if off <= CLOCK_TOLERANCE {
             return Ok(());
         }

@@ -21,6 +21,7 @@ use super::{
     requests::Reply,
 };
 use crate::{
+    clock,
     ipc::{
         api::{JoinReply, NetworkRequest, Secret},
         error::{ApiError, ExitCode, code},
@@ -137,7 +138,7 @@ impl Core {
         self.state.joining = Some(Joining {
             way,
             reply,
-            deadline: Instant::now() + PATIENCE,
+            deadline: clock::now() + PATIENCE,
             joined: None,
         });
         self.send_join();
@@ -206,7 +207,7 @@ impl Core {
         if let Ok(id) = self.ask(&message) {
             self.state.pending.insert(id, Pending::Join);
             if let Some(joining) = &mut self.state.joining {
-                joining.deadline = Instant::now() + LIMIT;
+                joining.deadline = clock::now() + LIMIT;
             }
         }
     }
@@ -234,12 +235,14 @@ impl Core {
             name,
             ..
         } = joined;
-        self.state.waiting.retain(|w| w.network != network);
+        self.wait_for(|waiting| {
+            waiting.retain(|w| w.network != network);
+            if joined.waiting {
+                let name = network_name;
+                waiting.push(Waiting { network, name });
+            }
+        });
         if joined.waiting {
-            self.state.waiting.push(Waiting {
-                network,
-                name: network_name,
-            });
             let reply = self.join_reply(name);
             return self.finish_join(Ok(reply));
         }

@@ -2,53 +2,69 @@
 //!
 //! Everything verified is written to disk before it is acted on, here and nowhere else.
 
+mod book;
 mod candidates;
+mod drill;
 mod events;
 #[cfg(test)]
 mod fixture;
 mod joins;
 mod lookup;
+mod netcheck;
 mod networks;
+mod problems;
+mod records;
 mod refusals;
+mod relays;
 mod requests;
 mod rosters;
 mod session;
+mod showing;
+mod spread;
 mod standby;
+mod standing;
 mod status;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use kanpachi_common::{
-    Candidate, ClientId, NodeId, OrgId, UnixTime,
+    ClientId, NatBehaviour, NetworkId, NodeId, OrgId, UnixTime,
     invite::Invite,
     wire::{control::ServerMessage, membership::Waiting},
 };
-use kanpachi_proto::roster::{Peer, Rosters};
-use kanpachi_transport::SharedSocket;
+use kanpachi_proto::{
+    roster::{Peer, Rosters},
+    spread::Spread,
+};
+use kanpachi_transport::{Proxy, SharedSocket};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     engine,
+    netcheck::Facts,
     state::{Database, Keys},
     swarm,
 };
 use crate::{
     cli::steps::Progress,
+    clock,
     dataplane::{Dataplane, OutboundThread},
     ipc::{
         api::{
             ChangeReply, ChangeRequest, InviteReply, InviteRequest, JoinReply, NetworkRequest,
             NickReply, SessionReply, Status,
         },
+        control::Drill,
         error::ApiError,
     },
-    platform::{LocalAddress, Native, Platform},
+    platform::{LocalAddress, Native, Platform, SleepWatch},
+    portmap::PortMapper,
 };
 
 use requests::Reply;
@@ -72,6 +88,14 @@ pub(super) enum Request {
     SetLoggedIn(bool, Reply<SessionReply>),
     Invite(InviteRequest, Reply<InviteReply>),
     SetNick(String, Reply<NickReply>),
+    Drill(Duration, Reply<Drill>),
+    /// Answered by dropping the sender, when the check is over.
+    CheckNetwork(oneshot::Sender<()>),
+    NetworkFacts(oneshot::Sender<Box<Facts>>),
+    /// Whether one was on.
+    EndDrill(oneshot::Sender<bool>),
+    /// What people call a relay.
+    RelayName(NodeId, oneshot::Sender<String>),
     /// Nothing but an answer: the watchdog asks.
     Alive(oneshot::Sender<()>),
 }
@@ -104,8 +128,38 @@ pub(super) struct Core {
     pub(super) stop: CancellationToken,
     /// Addresses of a coordinator in this very process.
     pub(super) own_coordinator: Vec<kanpachi_common::org::Address>,
+    /// What the relay in this very process does.
+    pub(super) own_relay: Option<super::OwnRelay>,
+    /// Use no mDNS.
+    pub(super) no_mdns: bool,
+    pub(super) port_mapper: Option<PortMapper>,
     pub(super) complaints: super::complaints::Complaints,
+    /// An HTTP proxy that leads out of this network.
+    pub(super) proxy: Option<Proxy>,
+    /// Use this relay only.
+    pub(super) relay_via: Option<String>,
+    /// The relay of this node, when it relays for others.
+    pub(super) relaying: Option<super::relaying::Relaying>,
+    /// Addresses of servers that were looked up.
+    servers_found: (
+        mpsc::Sender<Vec<relays::Server>>,
+        mpsc::Receiver<Vec<relays::Server>>,
+    ),
     state: State,
+}
+
+/// What the coordinator says of a peer that is there.
+#[derive(Debug)]
+struct There {
+    /// In which networks; `None` for all, from a coordinator that does not say.
+    networks: Option<Vec<NetworkId>>,
+}
+
+impl There {
+    fn is_in(&self, network: &NetworkId) -> bool {
+        let networks = self.networks.as_ref();
+        networks.is_none_or(|networks| networks.contains(network))
+    }
 }
 
 /// What the task knows and has under way.
@@ -118,19 +172,49 @@ struct State {
     outbound: Option<OutboundThread>,
     peers: BTreeMap<NodeId, Peer>,
     /// What the coordinator says of who is online, and where.
-    online: BTreeMap<NodeId, Vec<Candidate>>,
-    /// What the local network and other nodes say.
-    heard: BTreeMap<NodeId, Vec<SocketAddr>>,
-    /// Where peers were last, from the disk.
+    online: BTreeMap<NodeId, There>,
+    /// What all sources say of where peers are.
+    book: book::Book,
+    /// Addresses of peers that are on disk.
     known: BTreeMap<NodeId, Vec<SocketAddr>>,
-    /// Where others see this node.
-    observed: Vec<SocketAddr>,
+    /// Peers with a tunnel.
+    up: BTreeSet<NodeId>,
+    /// Records of where members are.
+    records: Option<kanpachi_proto::records::Records>,
+    /// With whom this node stands.
+    standing: Option<kanpachi_proto::standing::Standing>,
+    /// What the swarm was told of where this node is.
+    told_own: Vec<SocketAddr>,
+    /// Peers that a relay brought here, and whose tunnels are not up yet.
+    introduced: BTreeSet<NodeId>,
+    /// How often a relay did that.
+    introductions: u64,
+    /// Other peers than before may have to be looked for.
+    wants_changed: bool,
+    /// Servers that relay, and members that do.
+    servers: Vec<relays::Server>,
+    relaying: BTreeSet<NodeId>,
+    /// What the engine was told of the NAT.
+    told_nat: Option<NatBehaviour>,
+    /// The relays that engine and swarm were told of.
+    relays: Vec<kanpachi_proto::relay::RelayAt>,
+    /// Where others see this node, and what its network does.
+    netcheck: netcheck::Netcheck,
+    /// What the NAT in front of it does.
+    nat: Option<NatBehaviour>,
     pending: HashMap<u64, Pending>,
     joining: Option<joins::Joining>,
+    drill: Option<drill::Drilling>,
+    /// Peers that mDNS has shown.
+    on_lan: BTreeSet<NodeId>,
     /// Networks in which this node awaits approval, as the coordinator said last.
     waiting: Vec<Waiting>,
+    /// What is wrong with the rosters.
+    problems: Vec<String>,
     /// What the coordinator says that this node's client id is.
     client_id: Option<ClientId>,
+    /// Whom to ask for news, and when.
+    spread: Spread,
     /// Somebody logged this machine out.
     logged_out: bool,
     /// What is known of the organisation while there is no session with it.
@@ -167,6 +251,12 @@ pub(super) struct Parts {
     pub(super) progress: Arc<dyn Progress>,
     pub(super) stop: CancellationToken,
     pub(super) own_coordinator: Vec<kanpachi_common::org::Address>,
+    pub(super) own_relay: Option<super::OwnRelay>,
+    pub(super) no_mdns: bool,
+    pub(super) port_mapper: Option<PortMapper>,
+    pub(super) relay_via: Option<String>,
+    pub(super) relaying: Option<super::relaying::Relaying>,
+    pub(super) proxy: Option<Proxy>,
 }
 
 impl Core {
@@ -187,6 +277,12 @@ impl Core {
             progress,
             stop,
             own_coordinator,
+            own_relay,
+            no_mdns,
+            port_mapper,
+            relay_via,
+            relaying,
+            proxy,
         } = parts;
         let local = Arc::from([]);
         let state = State::default();
@@ -206,18 +302,29 @@ impl Core {
             local,
             stop,
             own_coordinator,
+            own_relay,
+            no_mdns,
+            proxy,
+            port_mapper,
+            relay_via,
+            relaying,
+            servers_found: mpsc::channel(4),
             state,
             complaints: super::complaints::Complaints::default(),
         };
         for known in core.db.known_candidates()? {
+            let found = [book::plain(known.addr)];
+            let (book, disk) = (&mut core.state.book, book::Origin::Disk);
+            book.note(known.node, disk, found, known.seen);
             core.state
                 .known
                 .entry(known.node)
                 .or_default()
                 .push(known.addr);
         }
-        core.state.clock = Some((Instant::now(), super::clock::wall()));
+        core.state.clock = Some((clock::now(), clock::wall()));
         core.state.ipv4 = core.db.ipv4()?;
+        core.state.waiting = core.db.waiting()?;
         core.take_up_state().await?;
         Ok(core)
     }
@@ -235,8 +342,8 @@ impl Core {
     /// Wall time to judge expiry by.
     fn wall(&self) -> UnixTime {
         match self.state.clock {
-            Some((at, theirs)) => theirs.plus(at.elapsed().as_secs()),
-            None => super::clock::wall(),
+            Some((at, theirs)) => theirs.plus(clock::since(at).as_secs()),
+            None => clock::wall(),
         }
     }
 
@@ -262,6 +369,7 @@ impl Core {
         mut requests: mpsc::Receiver<Request>,
         mut engine_events: mpsc::Receiver<engine::Event>,
         mut addresses: tokio::sync::watch::Receiver<Arc<[LocalAddress]>>,
+        mut sleep: Option<SleepWatch>,
     ) {
         let mut tick = tokio::time::interval(TICK);
         let stop = self.stop.clone();
@@ -269,7 +377,13 @@ impl Core {
         self.set_local(local);
         loop {
             self.drive().await;
+            self.drive_records().await;
+            self.tell_own().await;
+            self.drive_standing().await;
+            self.tell_nat().await;
+            self.ask_members().await;
             let due = self.next_timeout();
+            let drill = self.state.drill.as_ref().map(drill::Drilling::end);
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(request) = requests.recv() => self.handle_request(request).await,
@@ -280,8 +394,13 @@ impl Core {
                     self.set_local(local);
                     self.engine.send(engine::Command::NetworkChanged).await;
                 }
+                slept = woken(&mut sleep) => self.wake(slept).await,
+                Some(found) = self.servers_found.1.recv() => self.set_servers(found).await,
+                () = mapped(&mut self.port_mapper) => self.announce(),
+                checked = self.state.netcheck.finished() => self.note_checked(checked),
                 _ = tick.tick() => self.handle_tick().await,
-                () = super::clock::until(due) => self.handle_timeout(),
+                () = drill::Drilling::ends(drill) => self.end_drill().await,
+                () = clock::until(due) => self.handle_timeout(),
             }
         }
         self.shut_down().await;
@@ -290,7 +409,15 @@ impl Core {
     fn next_timeout(&self) -> Option<Instant> {
         let login = self.state.session.as_ref().map(|s| s.login.poll_timeout());
         let joining = self.state.joining.as_ref().map(|j| j.deadline);
-        [login, joining].into_iter().flatten().min()
+        let spread = self
+            .state
+            .session
+            .as_ref()
+            .and(self.state.spread.poll_timeout());
+        let records = self.records_timeout();
+        let standing = self.standing_timeout();
+        let all = [login, joining, spread, records, standing];
+        all.into_iter().flatten().min()
     }
 
     async fn shut_down(mut self) {
@@ -298,6 +425,9 @@ impl Core {
             session.stop.cancel();
             // It says goodbye over the socket, whose reader is stopped after this.
             let _ = tokio::time::timeout(super::GOODBYE, session.running).await;
+        }
+        if let Some(port_mapper) = self.port_mapper.take() {
+            port_mapper.stop(super::GOODBYE).await;
         }
         self.take_adapter_down().await;
     }
@@ -314,6 +444,26 @@ async fn next(events: &mut Option<mpsc::Receiver<swarm::Event>>) -> swarm::Event
         && let Some(event) = receiver.recv().await
     {
         return event;
+    }
+    std::future::pending().await
+}
+
+/// Returns when the machine may have slept, with the sum of all its sleeps.
+async fn woken(sleep: &mut Option<SleepWatch>) -> Duration {
+    if let Some(sleep) = sleep
+        && sleep.receiver.changed().await.is_ok()
+    {
+        return *sleep.receiver.borrow_and_update();
+    }
+    std::future::pending().await
+}
+
+/// Returns when the router forwards other ports than before, or is known to offer something else.
+async fn mapped(port_mapper: &mut Option<PortMapper>) {
+    if let Some(port_mapper) = port_mapper
+        && port_mapper.state.changed().await.is_ok()
+    {
+        return;
     }
     std::future::pending().await
 }

@@ -34,6 +34,8 @@ pub(super) struct About {
     name: String,
     /// Name of the member.
     member: Option<String>,
+    /// The member that is evicted: without a coordinator by this owner's word alone.
+    evicts: Option<MemberId>,
     /// Once it is through, this machine is no member any more.
     ends: bool,
 }
@@ -64,6 +66,7 @@ fn about(roster: &VerifiedRoster, member: Option<&Member>) -> About {
         network: roster.head().network,
         name: roster.settings().name.clone(),
         member: member.map(|m| m.name.clone()),
+        evicts: None,
         ends: false,
     }
 }
@@ -191,7 +194,9 @@ impl View<'_> {
             }
             _ => return Err(nonsense()),
         };
-        Ok(Plan::Ask(Box::new(message), about(roster, Some(found))))
+        let mut about = about(roster, Some(found));
+        about.evicts = matches!(message, ClientMessage::Evict(_)).then_some(member);
+        Ok(Plan::Ask(Box::new(message), about))
     }
 
     /// Leaves a network, or stops waiting for one.
@@ -214,6 +219,7 @@ impl View<'_> {
                     network: waiting.network,
                     name: waiting.name.clone(),
                     member: None,
+                    evicts: None,
                     ends: true,
                 };
                 return Ok(plan(waiting.network, None, about));
@@ -265,7 +271,7 @@ impl Core {
         match plan {
             Ok(Plan::Ask(message, about)) => match self.ask(&message) {
                 Ok(id) => drop(self.state.pending.insert(id, Pending::Change(about, reply))),
-                Err(error) => drop(reply.send(Err(error))),
+                Err(error) => self.change_alone(about, reply, error).await,
             },
             Ok(Plan::Presence(about, online)) => {
                 let result = self.set_online(about.network, online).await;
@@ -274,6 +280,26 @@ impl Core {
             }
             Err(error) => drop(reply.send(Err(error))),
         }
+    }
+
+    /// There is no coordinator to ask. An owner can put a member out all the same; everything else has to wait.
+    pub(super) async fn change_alone(
+        &mut self,
+        about: About,
+        reply: Reply<ChangeReply>,
+        error: ApiError,
+    ) {
+        let result = match about.evicts {
+            Some(member) if !self.state.logged_out => {
+                let suspended = self.suspend(about.network, member).await;
+                suspended.map(|()| ChangeReply {
+                    suspended: true,
+                    ..about.reply()
+                })
+            }
+            _ => Err(error),
+        };
+        let _ = reply.send(result);
     }
 
     /// The coordinator answered a change.
@@ -299,10 +325,23 @@ impl Core {
         let _ = reply.send(result);
     }
 
+    /// The coordinator says that this machine is out of a network. Nobody is told who asked for that, nor twice.
+    pub(super) fn handle_removed(&mut self, network: NetworkId) -> bool {
+        let asked = self.state.pending.values().any(
+            |p| matches!(p, Pending::Change(about, _) if about.ends && about.network == network),
+        );
+        let waited = self.state.waiting.iter().any(|w| w.network == network);
+        let held = self.drop_network(network);
+        if (held || waited) && !asked {
+            tracing::warn!(network = %network.short(), "this machine is no member any more");
+        }
+        held
+    }
+
     /// This machine is no member of a network any more, or does not wait for it any more. `true` when its roster was
     /// here and is gone.
     pub(super) fn drop_network(&mut self, network: NetworkId) -> bool {
-        self.state.waiting.retain(|w| w.network != network);
+        self.wait_for(|waiting| waiting.retain(|w| w.network != network));
         let held = self.rosters().is_some_and(|r| r.roster(&network).is_some());
         held && self.take_up(Update::Removed(network))
     }
@@ -329,6 +368,38 @@ impl Core {
             let online = false;
             let _ = self.ask(&ClientMessage::SetPresence(SetPresence { network, online }));
         }
+    }
+
+    /// Changes for which networks this node awaits approval, on disk too: a machine that starts without a coordinator
+    /// has them in its list.
+    pub(super) fn wait_for(&mut self, change: impl FnOnce(&mut Vec<Waiting>)) {
+        let mut waiting = self.state.waiting.clone();
+        change(&mut waiting);
+        if waiting == self.state.waiting {
+            return;
+        }
+        if let Err(error) = self.db.set_waiting(&waiting) {
+            // The next login says it again.
+            tracing::warn!(%error, "what this machine waits for was not stored");
+        }
+        self.state.waiting = waiting;
+    }
+
+    /// A network whose roster came is none to wait for any more.
+    pub(super) fn wait_no_more(&mut self) {
+        let me = self.me();
+        let Some(rosters) = self.rosters() else {
+            return;
+        };
+        let is_in = |w: &Waiting| {
+            rosters
+                .roster(&w.network)
+                .and_then(|r| r.member(&me))
+                .is_some()
+        };
+        let waiting = self.state.waiting.iter();
+        let over: Vec<NetworkId> = waiting.filter(|w| is_in(w)).map(|w| w.network).collect();
+        self.wait_for(|waiting| waiting.retain(|w| !over.contains(&w.network)));
     }
 
     /// Names of networks in which this node awaits approval.

@@ -32,6 +32,8 @@ pub(super) fn refused(refused: &Refused) -> ApiError {
         codes::VERSION => ApiError::refused(code::PROTOCOL_VERSION, words)
             .hint("update Kanpachi on the older of the two machines"),
         codes::BUSY => ApiError::refused(code::BUSY, words).hint("try again in a minute"),
+        codes::RECOVERY => ApiError::refused(code::RECOVERY, words)
+            .hint("whoever runs the coordinator ends this; tunnels go on meanwhile"),
         codes::BAD_NAME => ApiError::refused(code::BAD_NAME, words),
         number => membership(number).unwrap_or_else(|| ApiError::refused(code::REFUSED, words)),
     }

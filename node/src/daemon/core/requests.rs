@@ -25,6 +25,7 @@ impl Core {
                 let status = self.status().await;
                 let _ = reply.send(status);
             }
+            Request::RelayName(relay, reply) => drop(reply.send(self.relay_name(&relay))),
             Request::Alive(reply) => drop(reply.send(())),
             Request::Join(invite, reply) => self.begin_join(Way::Invite(invite), reply).await,
             Request::Create(request, reply) => match Way::create(request) {
@@ -41,6 +42,17 @@ impl Core {
                 let _ = reply.send(result);
             }
             Request::Invite(request, reply) => self.ask_invite(request, reply),
+            Request::Drill(length, reply) => {
+                let result = self.begin_drill(length).await;
+                let _ = reply.send(result);
+            }
+            Request::CheckNetwork(reply) => self.check_for(reply),
+            Request::NetworkFacts(reply) => drop(reply.send(Box::new(self.network_facts()))),
+            Request::EndDrill(reply) => {
+                let on = self.state.drill.is_some();
+                self.end_drill().await;
+                let _ = reply.send(on);
+            }
             Request::SetNick(name, reply) => {
                 let message = ClientMessage::SetName(SetName {
                     network: None,
@@ -66,13 +78,15 @@ impl Core {
     }
 
     /// The session ended: what was asked for will not be answered. A join is asked again by itself.
-    pub(super) fn fail_pending(&mut self) {
+    pub(super) async fn fail_pending(&mut self) {
         for pending in std::mem::take(&mut self.state.pending).into_values() {
             match pending {
                 Pending::Join => {}
                 Pending::Invite(_, reply) => drop(reply.send(Err(no_coordinator()))),
                 Pending::SetNick(reply) => drop(reply.send(Err(no_coordinator()))),
-                Pending::Change(_, reply) => drop(reply.send(Err(no_coordinator()))),
+                Pending::Change(about, reply) => {
+                    self.change_alone(about, reply, no_coordinator()).await;
+                }
             }
         }
     }

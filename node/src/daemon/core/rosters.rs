@@ -65,19 +65,17 @@ impl Core {
 
     /// Who is a member changed, or may have: everybody who acts on it is told.
     pub(super) async fn members_changed(&mut self) {
+        self.wait_no_more();
         let Some(session) = &self.state.session else {
             return;
         };
-        // A network whose roster came is none to wait for any more.
-        let (rosters, me) = (&session.rosters, self.keys.identity.node_id());
-        self.state.waiting.retain(|w| {
-            rosters
-                .roster(&w.network)
-                .and_then(|r| r.member(&me))
-                .is_none()
-        });
+        if let Some(relaying) = &self.relaying {
+            relaying.set_rosters(Some(&session.rosters));
+        }
         let peers = session.rosters.peers(self.wall());
-        let generation = session.rosters.manifest().map_or(0, |m| m.generation);
+        let manifest = session.rosters.manifest();
+        let generation = manifest.map_or(0, |m| m.generation);
+        let manifest = manifest.map(|m| Box::new(m.signed().clone()));
         let epochs = session
             .rosters
             .rosters()
@@ -103,18 +101,26 @@ impl Core {
         self.engine
             .send(engine::Command::Epochs(generation, epochs))
             .await;
+        self.engine
+            .send(engine::Command::Proofs(self.relay_proofs(), manifest))
+            .await;
+        self.state
+            .spread
+            .set_peers(&peers.keys().copied().collect());
         let ids: BTreeSet<_> = peers.keys().map(|node| peer_id(*node)).collect();
         session.swarm.send(swarm::Command::Members(ids)).await;
         let opened = |peer: &&Peer| {
             peer.may_open && !self.state.peers.get(&peer.node).is_some_and(|p| p.may_open)
         };
         let new: Vec<NodeId> = peers.values().filter(opened).map(|p| p.node).collect();
-        self.state.heard.retain(|node, _| peers.contains_key(node));
+        self.state.up.retain(|node| peers.contains_key(node));
         self.state.peers = peers;
+        self.note_problems();
+        self.groups_changed();
         for node in new {
             self.tell_candidates(&node).await;
-            if self.state.online.contains_key(&node) || self.state.known.contains_key(&node) {
-                self.engine.send(engine::Command::Connect(node)).await;
+            if self.state.online.contains_key(&node) || !self.state.book.of(&node).is_empty() {
+                self.connect(node).await;
             }
         }
         self.refresh_hello();

@@ -1,10 +1,6 @@
 //! The organisation that the node is with: rosters, the login, the swarm.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use kanpachi_common::{
     OrgId,
@@ -25,12 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Core, swarm};
 use crate::{
-    daemon::clock,
+    clock,
     ipc::error::{ApiError, code},
 };
-
-/// Reflectors asked at once.
-const MAX_REFLECTORS: usize = 4;
 
 /// How long the socket may be held by a session that ended, and how often that is looked at.
 const SOCKET_PATIENCE: Duration = Duration::from_secs(3);
@@ -86,8 +79,11 @@ impl Core {
             addresses,
             hello,
             seed,
-            Instant::now(),
+            clock::now(),
         );
+        self.start_records()?;
+        self.start_standing();
+        self.state.relays.clear();
         self.state.resting = None;
         self.state.session = Some(Session {
             rosters,
@@ -100,6 +96,8 @@ impl Core {
         });
         self.state.swarm_events = Some(events);
         self.state.coordinator_since = Some(jiff::Timestamp::now());
+        self.cut_off_if_drilling().await;
+        self.own_changed();
         Ok(())
     }
 
@@ -120,7 +118,7 @@ impl Core {
         org: OrgId,
         stop: &CancellationToken,
     ) -> Result<(swarm::Handle, mpsc::Receiver<swarm::Event>, JoinHandle<()>), ApiError> {
-        let deadline = Instant::now() + SOCKET_PATIENCE;
+        let deadline = clock::now() + SOCKET_PATIENCE;
         loop {
             let setup = swarm::Setup {
                 identity: self.keys.identity.clone(),
@@ -128,10 +126,15 @@ impl Core {
                 socket: self.socket.clone(),
                 filter: self.overlay.filter(),
                 tcp_port: self.tcp_port,
+                mdns: !self.no_mdns,
+                proxy: self.proxy.clone(),
+                engine: self.engine.clone(),
+                dataplane: std::sync::Arc::clone(&self.dataplane),
+                relaying: self.relaying.clone(),
             };
             match swarm::start(setup, stop.clone()) {
                 Ok(started) => return Ok(started),
-                Err(error) if Instant::now() >= deadline => {
+                Err(error) if clock::now() >= deadline => {
                     return Err(ApiError::failed(code::FAILED, format_args!("{error:#}")));
                 }
                 Err(error) => {
@@ -147,7 +150,12 @@ impl Core {
         if let Some(session) = self.state.session.take() {
             session.stop.cancel();
         }
+        if let Some(relaying) = &self.relaying {
+            relaying.set_rosters(None);
+        }
         self.state.swarm_events = None;
+        self.state.records = None;
+        self.state.standing = None;
         self.state.coordinator_since = None;
     }
 
@@ -168,6 +176,8 @@ impl Core {
             boot: self.boot,
             held: rosters.held(),
             candidates: self.own_candidates(),
+            nat: self.nat(),
+            away: rosters.offline().collect(),
             ext: vec![],
         }
     }
@@ -186,11 +196,11 @@ impl Core {
     /// Tells the coordinator where this node is now.
     pub(super) fn announce(&mut self) {
         self.refresh_hello();
-        let candidates = self.own_candidates();
+        self.own_changed();
+        let (candidates, nat) = (self.own_candidates(), self.nat());
         if let Some(session) = &mut self.state.session {
-            let _ = session
-                .login
-                .request(&ClientMessage::Announce(Announce { candidates }));
+            let announce = Announce { candidates, nat };
+            session.login.announce(announce, clock::now());
         }
     }
 
@@ -206,48 +216,27 @@ impl Core {
         };
         let (org, pool, servers) = (directory.org, directory.pool, directory.bootstraps.clone());
         let swarm = session.swarm.clone();
+        let told = self.servers_found.0.clone();
         // Names may take seconds to look up, or for ever when the network is down: nobody waits for that here.
         tokio::spawn(async move {
-            let mut bootstraps = Vec::new();
+            let (mut bootstraps, mut found) = (Vec::new(), Vec::new());
             for server in servers {
-                let addrs = resolve(&server.addresses).await.into_iter();
+                let addrs = resolve(&server.addresses).await;
+                let names = server.addresses.into_iter().map(|a| a.host).collect();
+                found.push((server.id, names, addrs.clone()));
                 let addrs = addrs
+                    .into_iter()
                     .flat_map(|a| [swarm::quic_addr(a), swarm::tcp_addr(a)])
                     .collect();
                 bootstraps.push((peer_id(server.id), addrs));
             }
             swarm.send(swarm::Command::Bootstraps(bootstraps)).await;
+            // The task in the middle ends with the daemon, and with it what is told here.
+            let _ = told.send(found).await;
         });
         self.set_overlay(&org, Some(pool));
         self.ask_reflectors();
-    }
-
-    /// Asks the bootstraps how they see this node's socket.
-    pub(super) fn ask_reflectors(&self) {
-        let Some(session) = &self.state.session else {
-            return;
-        };
-        let Some(directory) = session.rosters.directory() else {
-            return;
-        };
-        let servers = directory
-            .bootstraps
-            .iter()
-            .take(MAX_REFLECTORS)
-            .cloned()
-            .collect::<Vec<_>>();
-        let (engine, socket) = (self.engine.clone(), self.socket.clone());
-        tokio::spawn(async move {
-            let mut reflectors = Vec::new();
-            for server in servers {
-                reflectors.extend(resolve(&server.addresses).await);
-            }
-            reflectors.retain(|a| socket.speaks(a.ip()));
-            reflectors.truncate(MAX_REFLECTORS);
-            engine
-                .send(super::engine::Command::Reflect(reflectors))
-                .await;
-        });
+        self.check_network();
     }
 
     /// Asks the coordinator for all that is not held here.
@@ -288,20 +277,23 @@ impl Core {
 
     /// A deadline passed.
     pub(super) fn handle_timeout(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         if let Some(session) = &mut self.state.session {
             session.login.handle_timeout(now);
         }
         self.check_join(now);
+        self.handle_records_timeout();
     }
 
     /// Now and then: what ages.
     pub(super) async fn handle_tick(&mut self) {
-        self.ask_reflectors();
+        self.mind_network();
         self.members_changed().await;
+        self.choose_relays().await;
         self.mind_adapter().await;
         if std::mem::take(&mut self.state.unsaved) {
             self.pull();
+            self.state.spread.handle_unsaved(clock::now());
         }
         tracing::trace!(time = clock::wall().0, "tick");
     }
@@ -341,7 +333,7 @@ fn coordinators(own: &[Address], hints: &[Address], rosters: &Rosters) -> Vec<Ad
 }
 
 /// Looks up names; a name that is not found is left out.
-async fn resolve(addresses: &[Address]) -> Vec<SocketAddr> {
+pub(super) async fn resolve(addresses: &[Address]) -> Vec<SocketAddr> {
     let mut out = Vec::new();
     for address in addresses {
         match address.host.parse() {

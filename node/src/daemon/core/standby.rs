@@ -67,7 +67,7 @@ impl Core {
     /// Stops being there. The rosters stay at hand, for the status.
     async fn rest(&mut self) {
         self.finish_join(Err(logged_out()));
-        self.fail_pending();
+        self.fail_pending().await;
         // Whoever has a session with this node is told that it goes.
         self.engine.send(engine::Command::Members(vec![])).await;
         self.state.swarm_events = None;
@@ -78,7 +78,9 @@ impl Core {
         }
         self.state.peers.clear();
         self.state.online.clear();
-        self.state.heard.clear();
+        self.state.up.clear();
+        self.state.records = None;
+        self.state.standing = None;
         self.state.offered = None;
         self.state.last_error = None;
         self.state.coordinator_since = Some(jiff::Timestamp::now());

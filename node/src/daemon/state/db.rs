@@ -13,13 +13,15 @@ use rusqlite::{
     Connection, OptionalExtension as _, Transaction, TransactionBehavior, params, types::ValueRef,
 };
 
-use super::StateDir;
+use super::{StateDir, suspends};
 use crate::ipc::error::{ApiError, code};
 
 /// Migrations, applied in order. Append only: what is here has been on somebody's disk.
 const MIGRATIONS: &[&str] = &[
     include_str!("0001-start.sql"),
     include_str!("0002-wishes.sql"),
+    include_str!("0003-suspends.sql"),
+    include_str!("0004-records.sql"),
 ];
 /// Longest value read back, in bytes: a roster of 4,096 members.
 const MAX_ROSTER: usize = 32 * 1024 * 1024;
@@ -76,7 +78,7 @@ fn disk_full(path: &str) -> ApiError {
     .hint("make room and start again; nothing was lost")
 }
 
-fn damaged(path: &str, why: &str) -> ApiError {
+pub(super) fn damaged(path: &str, why: &str) -> ApiError {
     ApiError::failed(code::STATE_DAMAGED, format_args!("the state file {path} is damaged: {why}")).hint(format_args!(
         "move {path} and its -wal and -shm files away and join again; the key beside it keeps the addresses of this machine"
     ))
@@ -114,6 +116,10 @@ impl Database {
         this.check()?;
         this.migrate()?;
         Ok(this)
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
     }
 
     fn error(&self, error: rusqlite::Error) -> ApiError {
@@ -330,8 +336,10 @@ impl Database {
                      VALUES (?1, (SELECT value FROM meta WHERE key = 'manifest'), ?2, ?3)",
                     params![head.network.0, cbor::encode(head.signed()), cbor::encode(roster.body())],
                 )?;
-                Ok(())
+                suspends::settle(tx, roster)
             }
+            Update::Suspend(suspend) => suspends::put(tx, suspend),
+            Update::Seen { network, position, root, .. } => put_seen(tx, network, *position, root),
             Update::Secret { network, secret } => {
                 tx.execute(
                     "INSERT OR REPLACE INTO secrets (network, id, secret) VALUES (?1, ?2, ?3)",
@@ -354,7 +362,7 @@ impl Database {
                 tx.execute("DELETE FROM held WHERE network = ?1", params![network.0])?;
                 tx.execute("DELETE FROM secrets WHERE network = ?1", params![network.0])?;
                 tx.execute("DELETE FROM offline WHERE network = ?1", params![network.0])?;
-                Ok(())
+                suspends::forget(tx, network)
             }
         })
     }
@@ -430,6 +438,7 @@ impl Database {
                 |r| Ok((NetworkId(id(r, 0)?), position(r)?)),
             )?,
             offline: self.offline()?,
+            suspends: self.suspends()?,
         })
     }
 
@@ -490,7 +499,7 @@ impl Database {
     }
 }
 
-fn put_meta(tx: &Transaction<'_>, key: &str, value: &[u8]) -> rusqlite::Result<()> {
+pub(super) fn put_meta(tx: &Transaction<'_>, key: &str, value: &[u8]) -> rusqlite::Result<()> {
     tx.execute(
         "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)",
         params![key, value],
@@ -514,11 +523,11 @@ fn put_seen(
 }
 
 /// SQLite has signed integers only. What goes in here is far below 2^63; more would stop there rather than wrap.
-fn signed(value: u64) -> i64 {
+pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn unsigned(value: i64) -> u64 {
+pub(super) fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 

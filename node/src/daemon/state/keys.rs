@@ -79,7 +79,7 @@ impl Keys {
 }
 
 fn wall_seconds() -> u64 {
-    crate::daemon::clock::wall().0.max(2)
+    crate::clock::wall().0.max(2)
 }
 
 fn no_random(error: getrandom::Error) -> ApiError {

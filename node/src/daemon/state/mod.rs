@@ -5,6 +5,9 @@
 
 mod db;
 mod keys;
+mod records;
+mod suspends;
+mod waiting;
 mod wishes;
 
 use std::{

@@ -5,7 +5,9 @@ use std::{
     os::unix::fs::{PermissionsExt as _, symlink},
 };
 
-use kanpachi_common::{NetworkId, OrgId, UnixTime, org::Address, roster::Position};
+use kanpachi_common::{
+    NetworkId, OrgId, UnixTime, org::Address, roster::Position, wire::membership::Waiting,
+};
 use kanpachi_proto::roster::Update;
 use tempfile::TempDir;
 
@@ -208,6 +210,24 @@ fn addresses_of_one_peer_do_not_fill_the_disk() {
         known.iter().all(|k| k.seen >= UnixTime(24)),
         "the newest stay"
     );
+}
+
+#[test]
+fn what_is_waited_for_is_kept_until_it_is_over() {
+    let (_keep, path) = place();
+    let club = Waiting {
+        network: NetworkId([7; 32]),
+        name: "club".to_owned(),
+    };
+    {
+        let mut db = Database::open(&StateDir::open(&path).unwrap()).unwrap();
+        assert_eq!(db.waiting().unwrap(), []);
+        db.set_waiting(std::slice::from_ref(&club)).unwrap();
+    }
+    let mut db = Database::open(&StateDir::open(&path).unwrap()).unwrap();
+    assert_eq!(db.waiting().unwrap(), [club]);
+    db.set_waiting(&[]).unwrap();
+    assert_eq!(db.waiting().unwrap(), []);
 }
 
 #[test]

@@ -18,9 +18,9 @@ use super::netlink::{Netlink, system};
 use crate::platform::{AddressWatch, Exclude, LocalAddress, PlatformError, range_around};
 
 /// Notifications come in bursts (a link goes up, then its addresses appear): wait this long for the rest of one.
-const SETTLE: Duration = Duration::from_millis(200);
+const SETTLE: Duration = Duration::from_millis(100);
 /// A burst that does not end is looked at anyway.
-const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+const SETTLE_LIMIT: Duration = Duration::from_millis(500);
 /// A notification that the kernel dropped delays us by at most this.
 const REFRESH: Duration = Duration::from_secs(30);
 

@@ -4,18 +4,23 @@ mod adapter;
 mod addresses;
 mod credentials;
 mod netlink;
+mod router;
 pub mod service;
+mod sleep;
+mod sockets;
 
 use std::fs::OpenOptions;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use adapter::{TunAdapter, TunReader, TunWriter};
+pub(crate) use sockets::ignore_icmp;
 
 use super::{
     AdapterConfig, AddressWatch, DefaultPaths, Exclude, LocalAddress, PeerCredentials, Platform,
-    PlatformError, ServiceState,
+    PlatformError, ServiceState, SleepWatch,
 };
 
 /// The clone device every TUN interface is made from.
@@ -68,6 +73,14 @@ impl Platform for Linux {
 
     async fn watch_addresses(&self, exclude: Exclude) -> Result<AddressWatch, PlatformError> {
         addresses::watch(exclude).await
+    }
+
+    fn watch_sleep(&self) -> io::Result<SleepWatch> {
+        sleep::watch()
+    }
+
+    fn default_router(&self) -> Option<Ipv4Addr> {
+        router::default_router()
     }
 
     fn peer_credentials(&self, socket: &tokio::net::UnixStream) -> io::Result<PeerCredentials> {

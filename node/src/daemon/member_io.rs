@@ -1,0 +1,182 @@
+//! The streams between members: one question, its answer, and no more. Knows nothing of what they mean.
+
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
+
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
+use kanpachi_common::{
+    NodeId,
+    wire::{
+        frame::{FrameReader, MAX_REPLY},
+        member::{Ask, MAX_ASK, MemberMessage, PROTOCOL},
+    },
+};
+use kanpachi_transport::{node_id, peer_id};
+use libp2p::{Stream, StreamProtocol};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::swarm::Event;
+
+/// Questions of others that are answered at once, and of one of them.
+const MAX_ASKED: usize = 32;
+const MAX_ASKED_BY_ONE: usize = 2;
+/// A member is reached within this, or is not there.
+const OPEN: Duration = Duration::from_secs(5);
+/// Question and answer take no longer than this: rosters have up to 17 pages of 256 KiB.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Between two pieces of an answer.
+const PAUSE: Duration = Duration::from_secs(6);
+/// Longest answer in bytes.
+const MAX_ANSWER: usize = 32 * 1024 * 1024;
+const CHUNK: usize = 16 * 1024;
+
+/// Answers others until the swarm is gone.
+pub(super) async fn serve(mut control: libp2p_stream::Control, events: mpsc::Sender<Event>) {
+    let Ok(mut incoming) = control.accept(StreamProtocol::new(PROTOCOL)) else {
+        tracing::error!("the members' protocol is registered twice");
+        return;
+    };
+    let slots = Arc::new(Semaphore::new(MAX_ASKED));
+    let mut conversations = JoinSet::new();
+    let mut busy: HashMap<NodeId, usize> = HashMap::new();
+    loop {
+        let (peer, stream) = tokio::select! {
+            ended = conversations.join_next(), if !conversations.is_empty() => {
+                if let Some(Ok(node)) = ended
+                    && let Some(count) = busy.get_mut(&node)
+                {
+                    *count -= 1;
+                    busy.retain(|_, count| *count > 0);
+                }
+                continue;
+            }
+            next = incoming.next() => match next {
+                Some(next) => next,
+                None => return,
+            }
+        };
+        let Some(node) = node_id(&peer) else { continue };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            tracing::debug!(%node, "too many questions at once");
+            continue;
+        };
+        let count = busy.entry(node).or_default();
+        if *count >= MAX_ASKED_BY_ONE {
+            tracing::debug!(%node, "too many questions of one");
+            continue;
+        }
+        *count += 1;
+        let events = events.clone();
+        conversations.spawn(async move {
+            let _slot = slot;
+            match timeout(LIMIT, answer(node, stream, &events)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%node, %error, "a question"),
+                Err(_) => tracing::debug!(%node, "a question took too long"),
+            }
+            node
+        });
+    }
+}
+
+async fn answer(node: NodeId, mut stream: Stream, events: &mpsc::Sender<Event>) -> io::Result<()> {
+    let mut reader = Reader::new(MAX_ASK);
+    let Some(MemberMessage::Ask(ask)) = reader.next(&mut stream).await? else {
+        return Err(io::Error::other("it does not begin with a question"));
+    };
+    let (reply, answers) = oneshot::channel();
+    let asked = Event::Asked { node, ask, reply };
+    if events.send(asked).await.is_err() {
+        return Ok(());
+    }
+    for message in answers.await.unwrap_or_default() {
+        stream.write_all(&message.frame(0).to_bytes()).await?;
+    }
+    stream.close().await
+}
+
+/// Asks a member, and tells what it answers. The swarm dials it where that is needed.
+pub(super) async fn ask(
+    node: NodeId,
+    ask: Box<Ask>,
+    mut control: libp2p_stream::Control,
+    events: mpsc::Sender<Event>,
+) {
+    let conversation = converse(node, ask, &mut control, &events);
+    let answered = match timeout(LIMIT, conversation).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::debug!(%node, %error, "a member was not asked");
+            false
+        }
+        Err(_) => false,
+    };
+    let _ = events.send(Event::AskEnded { node, answered }).await;
+}
+
+async fn converse(
+    node: NodeId,
+    ask: Box<Ask>,
+    control: &mut libp2p_stream::Control,
+    events: &mpsc::Sender<Event>,
+) -> io::Result<()> {
+    let opening = control.open_stream(peer_id(node), StreamProtocol::new(PROTOCOL));
+    let mut stream = timeout(OPEN, opening)
+        .await
+        .map_err(|_| io::ErrorKind::TimedOut)?
+        .map_err(io::Error::other)?;
+    let question = MemberMessage::Ask(ask).frame(0).to_bytes();
+    stream.write_all(&question).await?;
+    stream.flush().await?;
+    let mut reader = Reader::new(MAX_REPLY);
+    loop {
+        let next = timeout(PAUSE, reader.next(&mut stream));
+        let message = next.await.map_err(|_| io::ErrorKind::TimedOut)??;
+        match message {
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(MemberMessage::Done(_)) => return Ok(()),
+            Some(message) => {
+                let answer = Event::Answer { node, message };
+                if events.send(answer).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Messages out of a stream, so many bytes at the most.
+struct Reader {
+    frames: FrameReader,
+    left: usize,
+}
+
+impl Reader {
+    const fn new(max: usize) -> Self {
+        Self {
+            frames: FrameReader::new(max),
+            left: MAX_ANSWER,
+        }
+    }
+
+    async fn next(&mut self, stream: &mut Stream) -> io::Result<Option<MemberMessage>> {
+        let mut chunk = [0; CHUNK];
+        loop {
+            let frame = self.frames.next_frame().map_err(io::Error::other)?;
+            if let Some(frame) = frame {
+                return MemberMessage::from_frame(&frame)
+                    .map(Some)
+                    .map_err(io::Error::other);
+            }
+            let read = stream.read(&mut chunk).await?;
+            self.left = self.left.saturating_sub(read);
+            if read == 0 || self.left == 0 {
+                return Ok(None);
+            }
+            self.frames.extend(chunk.get(..read).unwrap_or_default());
+        }
+    }
+}

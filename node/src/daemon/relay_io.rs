@@ -1,0 +1,139 @@
+//! The stream to a relay: opened, and opened again whenever it ends. Knows nothing of what goes over it.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, io::ReadHalf, io::WriteHalf};
+use kanpachi_common::{
+    NodeId,
+    wire::{
+        frame::FrameReader,
+        relay::{self, PROTOCOL, RelayMessage, data_channel, data_frame},
+    },
+};
+use kanpachi_transport::peer_id;
+use libp2p::{Stream, StreamProtocol};
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{
+    core::NativeWriter,
+    engine::{self, Command, FromRelay},
+};
+use crate::dataplane::{Inbound, STREAM_QUEUE, Streamed};
+
+/// A relay is reached within this, or tried again later.
+const OPEN: Duration = Duration::from_secs(8);
+/// Between two tries, doubling.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+/// A stream that lived for so long was a good one.
+const GOOD: Duration = Duration::from_secs(30);
+/// Messages waiting for the stream, at the most: a channel to each of some thousand peers.
+const MESSAGES: usize = 2048;
+/// Data that has waited for longer is worth less than what comes behind it.
+const STALE: Duration = Duration::from_millis(200);
+const CHUNK: usize = 32 * 1024;
+
+/// What a stream to a relay needs.
+pub(super) struct Link {
+    pub(super) relay: NodeId,
+    pub(super) control: libp2p_stream::Control,
+    pub(super) engine: engine::Handle,
+    pub(super) inbound: Inbound<NativeWriter>,
+}
+
+impl Link {
+    /// Keeps the stream open until the task is aborted.
+    pub(super) async fn keep(mut self) {
+        let mut pause = PAUSE.0;
+        loop {
+            let protocol = StreamProtocol::new(PROTOCOL);
+            let opening = self.control.open_stream(peer_id(self.relay), protocol);
+            let since = Instant::now();
+            match timeout(OPEN, opening).await {
+                Ok(Ok(stream)) => {
+                    if let Err(error) = self.converse(stream).await {
+                        tracing::debug!(relay = %self.relay, %error, "the stream to a relay ended");
+                    }
+                    let closed = Command::RelayStream(self.relay, FromRelay::Closed);
+                    self.engine.send(closed).await;
+                }
+                Ok(Err(error)) => tracing::debug!(relay = %self.relay, %error, "no relay"),
+                Err(_) => tracing::debug!(relay = %self.relay, "the relay does not answer"),
+            }
+            if since.elapsed() >= GOOD {
+                pause = PAUSE.0;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    async fn converse(&mut self, stream: Stream) -> io::Result<()> {
+        let (messages, messages_rx) = mpsc::channel(MESSAGES);
+        let (datagrams, datagrams_rx) = mpsc::channel(STREAM_QUEUE);
+        let open = FromRelay::Open {
+            messages,
+            datagrams,
+        };
+        self.engine
+            .send(Command::RelayStream(self.relay, open))
+            .await;
+        let (reader, writer) = stream.split();
+        tokio::select! {
+            ended = write(writer, messages_rx, datagrams_rx) => ended,
+            ended = self.read(reader) => ended,
+        }
+    }
+
+    async fn read(&mut self, mut stream: ReadHalf<Stream>) -> io::Result<()> {
+        let mut frames = FrameReader::new(relay::MAX);
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            while let Some(mut frame) = frames.next_frame().map_err(io::Error::other)? {
+                if let Some(channel) = data_channel(&frame) {
+                    let (relay, inbound) = (self.relay, &mut self.inbound);
+                    inbound.handle_streamed(&relay, channel, &mut frame.body);
+                    continue;
+                }
+                let message = RelayMessage::from_frame(&frame).map_err(io::Error::other)?;
+                let said = FromRelay::Said(Box::new(message));
+                self.engine
+                    .send(Command::RelayStream(self.relay, said))
+                    .await;
+            }
+            match stream.read(&mut chunk).await? {
+                0 => return Ok(()),
+                n => frames.extend(chunk.get(..n).unwrap_or_default()),
+            }
+        }
+    }
+}
+
+/// Messages first; data only as fresh as a call or a game wants it.
+async fn write(
+    mut stream: WriteHalf<Stream>,
+    mut messages: mpsc::Receiver<Box<RelayMessage>>,
+    mut datagrams: mpsc::Receiver<Streamed>,
+) -> io::Result<()> {
+    loop {
+        tokio::select! {
+            biased;
+            message = messages.recv() => match message {
+                Some(message) => stream.write_all(&message.frame(0).to_bytes()).await?,
+                None => return Ok(()),
+            },
+            streamed = datagrams.recv() => match streamed {
+                Some(Streamed { at, .. }) if at.elapsed() > STALE => continue,
+                Some(Streamed { channel, datagram, .. }) => {
+                    stream.write_all(&data_frame(channel, datagram).to_bytes()).await?;
+                }
+                None => return Ok(()),
+            },
+        }
+        if messages.is_empty() && datagrams.is_empty() {
+            stream.flush().await?;
+        }
+    }
+}

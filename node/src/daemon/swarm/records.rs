@@ -1,0 +1,263 @@
+//! The DHT's part in peer records: putting, getting, and keeping for others what the core says is to be kept.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
+
+use kanpachi_common::{Hash, NodeId};
+use kanpachi_proto::records::{Action, Query};
+use kanpachi_transport::{node_id, routing};
+use libp2p::{
+    PeerId,
+    kad::{
+        self, GetRecordOk, InboundRequest, ProgressStep, QueryId, QueryResult, Quorum, Record,
+        RecordKey, store::RecordStore as _,
+    },
+};
+
+use super::{Event, Task};
+
+/// Servers that a record is given to: the nearest to its key.
+const NEAREST: usize = 20;
+/// Records that one peer may offer in a burst, and how long one takes to come back. Far more than it has networks.
+const BURST: u32 = 64;
+const BACK: Duration = Duration::from_millis(500);
+/// Peers whose offers are counted.
+const MAX_COUNTED: usize = 8192;
+
+/// What happened in the DHT.
+#[derive(Debug)]
+pub(in crate::daemon) enum RecordEvent {
+    /// A record went out to so many servers.
+    Stored { query: Query, servers: usize },
+    /// A look-up found something.
+    Value { query: Query, value: Vec<u8> },
+    /// A look-up ended.
+    Finished(Query),
+    /// Somebody wants a record kept here.
+    Offered {
+        source: NodeId,
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
+    /// A server can be reached that could not be before.
+    Server,
+}
+
+#[derive(Debug)]
+enum Track {
+    Put(Query),
+    /// Puts the record to those that were not given it yet.
+    Closest {
+        record: Record,
+        given: BTreeSet<PeerId>,
+    },
+    Get(Query),
+}
+
+/// Queries under way, and how much each peer has offered.
+#[derive(Debug, Default)]
+pub(super) struct Dht {
+    tracks: HashMap<QueryId, Track>,
+    gets: HashMap<Query, QueryId>,
+    pub(super) servers: BTreeSet<PeerId>,
+    offers: HashMap<PeerId, (u32, Instant)>,
+}
+
+impl Dht {
+    /// May this peer offer one more?
+    fn admit(&mut self, peer: PeerId, now: Instant) -> bool {
+        if self.offers.len() >= MAX_COUNTED {
+            self.offers.retain(|_, (_, at)| now < *at + BACK * BURST);
+        }
+        let (left, at) = self.offers.entry(peer).or_insert((BURST, now));
+        let back = now.duration_since(*at).as_millis() / BACK.as_millis();
+        if back > 0 {
+            *left = BURST.min(left.saturating_add(u32::try_from(back).unwrap_or(BURST)));
+            *at = now;
+        }
+        let admitted = *left > 0;
+        *left = left.saturating_sub(1);
+        admitted
+    }
+}
+
+fn key_of(hash: &Hash) -> RecordKey {
+    RecordKey::new(&hash.0)
+}
+
+impl Task {
+    pub(super) fn handle_record_action(&mut self, action: Action) {
+        match action {
+            Action::Put {
+                query,
+                key,
+                value,
+                life,
+            } => self.put(query, &key, value, life),
+            Action::Get { query, key } => {
+                let id = self.kad().get_record(key_of(&key));
+                self.dht.tracks.insert(id, Track::Get(query));
+                self.dht.gets.insert(query, id);
+            }
+            Action::Stop(query) => {
+                if let Some(id) = self.dht.gets.remove(&query) {
+                    self.dht.tracks.remove(&id);
+                    if let Some(mut query) = self.kad().query_mut(&id) {
+                        query.finish();
+                    }
+                }
+            }
+            Action::Keep { key, value, life } => drop(self.keep(&key, value, life)),
+            Action::Drop(keys) => {
+                let store = self.kad().store_mut();
+                for key in keys {
+                    store.remove(&key_of(&key));
+                }
+            }
+            Action::Found(_) => {}
+        }
+    }
+
+    fn keep(&mut self, key: &Hash, value: Vec<u8>, life: Duration) -> Record {
+        let record = Record {
+            key: key_of(key),
+            value,
+            // Whose it is, is nobody's business.
+            publisher: None,
+            expires: Some(Instant::now() + life),
+        };
+        if let Err(error) = self.kad().store_mut().put(record.clone()) {
+            tracing::debug!(?error, "a record was not kept");
+        }
+        record
+    }
+
+    /// Keeps a record of this node, gives it to the nearest servers known here at once, and to nearer ones as they
+    /// are found.
+    fn put(&mut self, query: Query, key: &Hash, value: Vec<u8>, life: Duration) {
+        let record = self.keep(key, value, life);
+        let target = kad::KBucketKey::from(record.key.clone());
+        let nearest: Vec<PeerId> = self
+            .kad()
+            .get_closest_local_peers(&target)
+            .map(|key| *key.preimage())
+            .take(NEAREST)
+            .collect();
+        let given: BTreeSet<PeerId> = nearest.iter().copied().collect();
+        let hash = record.key.to_vec();
+        let kad = self.kad();
+        let id = kad.put_record_to(record.clone(), nearest.into_iter(), Quorum::All);
+        let closest = kad.get_closest_peers(hash);
+        self.dht.tracks.insert(id, Track::Put(query));
+        self.dht
+            .tracks
+            .insert(closest, Track::Closest { record, given });
+    }
+
+    pub(super) async fn handle_kad(&mut self, event: kad::Event) {
+        match event {
+            kad::Event::OutboundQueryProgressed {
+                id, result, step, ..
+            } => self.handle_progress(id, result, &step).await,
+            kad::Event::InboundRequest {
+                request:
+                    InboundRequest::PutRecord {
+                        source,
+                        record: Some(record),
+                        ..
+                    },
+            } => self.handle_offer(source, record),
+            // Provider records are dropped by not being stored.
+            _ => {}
+        }
+    }
+
+    fn handle_offer(&mut self, source: PeerId, record: Record) {
+        let Some(node) = node_id(&source) else {
+            return;
+        };
+        if !self.dht.admit(source, crate::clock::now()) {
+            tracing::trace!(%source, "offers too many records");
+            return;
+        }
+        self.hint(Event::Record(RecordEvent::Offered {
+            source: node,
+            key: record.key.to_vec(),
+            value: record.value,
+        }));
+    }
+
+    async fn handle_progress(&mut self, id: QueryId, result: QueryResult, step: &ProgressStep) {
+        match (self.dht.tracks.get(&id), result) {
+            (Some(Track::Put(query)), QueryResult::PutRecord(result)) => {
+                let query = *query;
+                let servers = match result {
+                    Ok(_) => NEAREST,
+                    Err(
+                        kad::PutRecordError::QuorumFailed { success, .. }
+                        | kad::PutRecordError::Timeout { success, .. },
+                    ) => success.len(),
+                };
+                self.dht.tracks.remove(&id);
+                self.tell(Event::Record(RecordEvent::Stored { query, servers }))
+                    .await;
+            }
+            (Some(Track::Get(query)), QueryResult::GetRecord(result)) => {
+                let query = *query;
+                if let Ok(GetRecordOk::FoundRecord(found)) = result {
+                    let value = found.record.value;
+                    self.tell(Event::Record(RecordEvent::Value { query, value }))
+                        .await;
+                }
+                if step.last {
+                    self.dht.tracks.remove(&id);
+                    self.dht.gets.remove(&query);
+                    self.tell(Event::Record(RecordEvent::Finished(query))).await;
+                }
+            }
+            (Some(Track::Closest { .. }), QueryResult::GetClosestPeers(result)) if step.last => {
+                let Some(Track::Closest { record, given }) = self.dht.tracks.remove(&id) else {
+                    return;
+                };
+                let peers = match result {
+                    Ok(found) => found.peers,
+                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
+                };
+                let local = *self.swarm.local_peer_id();
+                let more: Vec<PeerId> = peers
+                    .iter()
+                    .map(|info| info.peer_id)
+                    .filter(|peer| *peer != local && !given.contains(peer))
+                    .take(NEAREST)
+                    .collect();
+                if !more.is_empty() {
+                    self.kad()
+                        .put_record_to(record, more.into_iter(), Quorum::All);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A peer that speaks the DHT's protocol is connected.
+    pub(super) fn note_server(&mut self, peer: PeerId) {
+        if self.dht.servers.insert(peer) {
+            self.hint(Event::Record(RecordEvent::Server));
+        }
+    }
+
+    /// Where members may be, for the routing table: they serve each other when nobody else is there.
+    pub(super) fn set_addresses(&mut self, node: &NodeId, addrs: &[std::net::SocketAddr]) {
+        let peer = kanpachi_transport::peer_id(*node);
+        if !self.members.contains(&peer) {
+            return;
+        }
+        routing::add(
+            self.kad(),
+            &peer,
+            addrs.iter().map(|addr| super::quic_addr(*addr)),
+        );
+    }
+}
