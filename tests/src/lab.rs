@@ -120,13 +120,22 @@ fn effective_capabilities() -> Result<u64> {
     Ok(u64::from_str_radix(line.trim(), 16)?)
 }
 
-/// A host: a namespace with one interface, an address of each family and a default route.
+/// A host: a namespace with one interface, an address of each family and a default route. Where it was not given
+/// both [`Families`], the address of the other is unspecified.
 #[derive(Debug, Clone)]
 pub struct Host {
     pub name: String,
     pub ns: Netns,
     pub v4: Ipv4Addr,
     pub v6: Ipv6Addr,
+}
+
+/// What addresses an interface is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Families {
+    Both,
+    OnlyV4,
+    OnlyV6,
 }
 
 /// A layer 2 segment: a bridge in a namespace. For a LAN that namespace is its router.
@@ -168,17 +177,46 @@ impl Segment {
             v6,
             next: Arc::new(AtomicU32::new(2)),
         };
-        // Without a querier, snooping would starve IPv6 neighbour discovery and mDNS after a while.
+        segment.make_bridge()?;
+        let (_, gateway6) = segment.address(1);
         segment
             .ns
-            .ip("link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0\n")?;
-        segment.ns.sysctl("ipv6/conf/br0/accept_dad", "0")?;
-        let (gateway4, gateway6) = segment.address(1);
-        segment.ns.ip(&format!(
-            "address add {gateway4}/{v4_bits} dev br0\naddress add {gateway6}/64 dev br0 nodad\nlink set br0 up\n"
-        ))?;
-        make_router(&segment.ns)?;
+            .ip(&format!("address add {gateway6}/64 dev br0 nodad\n"))?;
         Ok(segment)
+    }
+
+    /// A segment of 256 IPv4 addresses without IPv6, on bridge number `index` of its router.
+    pub(crate) fn private(name: &str, ns: &Netns, index: usize, v4: Ipv4Addr) -> Result<Self> {
+        const BRIDGES: [&str; 3] = ["br0", "br1", "br2"];
+        let bridge = BRIDGES
+            .get(index)
+            .with_context(|| format!("a router has {} LANs at the most", BRIDGES.len()))?;
+        let segment = Self {
+            name: name.to_owned(),
+            ns: ns.clone(),
+            bridge,
+            v4,
+            v4_bits: 24,
+            v6: Ipv6Addr::UNSPECIFIED,
+            // Ports of the router's bridges are named after it.
+            next: Arc::new(AtomicU32::new(2 + 64 * index as u32)),
+        };
+        segment.make_bridge()?;
+        Ok(segment)
+    }
+
+    fn make_bridge(&self) -> Result<()> {
+        let (bridge, bits, (gateway, _)) = (self.bridge, self.v4_bits, self.address(1));
+        // Without a querier, snooping would starve IPv6 neighbour discovery and mDNS after a while.
+        self.ns.ip(&format!(
+            "link add {bridge} type bridge forward_delay 0 stp_state 0 mcast_snooping 0\n"
+        ))?;
+        self.ns
+            .sysctl(&format!("ipv6/conf/{bridge}/accept_dad"), "0")?;
+        self.ns.ip(&format!(
+            "address add {gateway}/{bits} dev {bridge}\nlink set {bridge} up\n"
+        ))?;
+        make_router(&self.ns, bridge)
     }
 
     /// The addresses of host number `n` of the segment; 1 is the gateway.
@@ -189,19 +227,25 @@ impl Segment {
         )
     }
 
-    fn take_number(&self) -> u32 {
+    /// The IPv4 address of the next host.
+    pub(crate) fn next_address(&self) -> Ipv4Addr {
+        self.address(self.next.load(Ordering::Relaxed)).0
+    }
+
+    /// The number of the next host.
+    pub(crate) fn take_number(&self) -> u32 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 }
 
 /// Forwarding on, and no redirects: they would change routes under a running test.
-fn make_router(ns: &Netns) -> Result<()> {
+fn make_router(ns: &Netns, bridge: &str) -> Result<()> {
     for (key, value) in [
         ("ipv4/ip_forward", "1"),
         ("ipv6/conf/all/forwarding", "1"),
         ("ipv4/conf/all/send_redirects", "0"),
         ("ipv4/conf/default/send_redirects", "0"),
-        ("ipv4/conf/br0/send_redirects", "0"),
+        (&format!("ipv4/conf/{bridge}/send_redirects"), "0"),
     ] {
         ns.sysctl(key, value)?;
     }
@@ -267,7 +311,7 @@ impl Lab {
         let router = self.namespace(&format!("router-{name}"))?;
         let segment = Segment::new(name, router.clone(), Some(index))?;
         self.veth(&self.public, &router, "wan0")?;
-        let (wan4, wan6) = self.join_public(&router, "wan0")?;
+        let (wan4, wan6) = self.join(&self.public.clone(), &router, "wan0", Families::Both)?;
         for member in self
             .public_members
             .iter()
@@ -288,9 +332,21 @@ impl Lab {
 
     /// Adds a host to a segment, by a veth into its bridge.
     pub fn host(&mut self, name: &str, segment: &Segment) -> Result<Host> {
+        self.host_with(name, segment, Families::Both)
+    }
+
+    /// [`Lab::host`], with addresses of these families.
+    pub fn host_with(&mut self, name: &str, segment: &Segment, families: Families) -> Result<Host> {
         let ns = self.namespace(name)?;
         self.veth(segment, &ns, HOST_INTERFACE)?;
-        self.settle(name, segment, ns)
+        self.settle(name, segment, ns, families)
+    }
+
+    /// Takes a host's cable out and plugs it in elsewhere, with a new address and new routes. Its programs run on.
+    pub fn replug(&mut self, host: &Host, segment: &Segment, families: Families) -> Result<Host> {
+        host.ns.ip(&format!("link delete {HOST_INTERFACE}\n"))?;
+        self.veth(segment, &host.ns, HOST_INTERFACE)?;
+        self.settle(&host.name, segment, host.ns.clone(), families)
     }
 
     /// Adds a host to a segment by a [`wire::Wire`] that delays, reorders and loses as told.
@@ -307,15 +363,17 @@ impl Lab {
             "link set {port} master {}\nlink set {port} up\n",
             segment.bridge
         ))?;
-        Ok((self.settle(name, segment, ns)?, wire))
+        Ok((self.settle(name, segment, ns, Families::Both)?, wire))
     }
 
-    fn settle(&mut self, name: &str, segment: &Segment, ns: Netns) -> Result<Host> {
-        let (v4, v6) = if segment.ns.name() == self.public.ns.name() {
-            self.join_public(&ns, HOST_INTERFACE)?
-        } else {
-            join(segment, &ns, HOST_INTERFACE)?
-        };
+    fn settle(
+        &mut self,
+        name: &str,
+        segment: &Segment,
+        ns: Netns,
+        families: Families,
+    ) -> Result<Host> {
+        let (v4, v6) = self.join(segment, &ns, HOST_INTERFACE, families)?;
         wait_for_carrier(&ns, HOST_INTERFACE)?;
         wait_for_carrier(&segment.ns, segment.bridge)?;
         Ok(Host {
@@ -326,14 +384,14 @@ impl Lab {
         })
     }
 
-    fn namespace(&mut self, name: &str) -> Result<Netns> {
+    pub(crate) fn namespace(&mut self, name: &str) -> Result<Netns> {
         let ns = Netns::create(&sweep::owned_name(name))?;
         self.all.push(ns.clone());
         Ok(ns)
     }
 
     /// Joins a namespace's new interface to a segment's bridge. Both ends are born in their namespaces, so names never clash.
-    fn veth(&self, segment: &Segment, ns: &Netns, interface: &str) -> Result<()> {
+    pub(crate) fn veth(&self, segment: &Segment, ns: &Netns, interface: &str) -> Result<()> {
         let port = format!("port{}", segment.next.load(Ordering::Relaxed));
         let line = format!(
             "link add {port} netns {} type veth peer name {interface} netns {}\n",
@@ -347,38 +405,66 @@ impl Lab {
         ))
     }
 
-    fn join_public(&mut self, ns: &Netns, interface: &str) -> Result<(Ipv4Addr, Ipv6Addr)> {
-        let addresses = join(&self.public, ns, interface)?;
-        for (lan, wan4, wan6) in &self.lans {
-            ns.ip(&route_lines(lan, *wan4, *wan6))?;
+    /// Gives an interface the segment's next addresses and default routes through its gateway.
+    pub(crate) fn join(
+        &mut self,
+        segment: &Segment,
+        ns: &Netns,
+        interface: &str,
+        families: Families,
+    ) -> Result<(Ipv4Addr, Ipv6Addr)> {
+        let addresses = join(segment, ns, interface, families)?;
+        // Members of the public segment have direct routes to the LANs.
+        if segment.ns.name() == self.public.ns.name() && families == Families::Both {
+            for (lan, wan4, wan6) in &self.lans {
+                ns.ip(&route_lines(lan, *wan4, *wan6))?;
+            }
+            self.public_members.push(ns.clone());
         }
-        self.public_members.push(ns.clone());
         Ok(addresses)
     }
 }
 
-/// Gives an interface the segment's next addresses and default routes through its gateway.
-fn join(segment: &Segment, ns: &Netns, interface: &str) -> Result<(Ipv4Addr, Ipv6Addr)> {
+fn join(
+    segment: &Segment,
+    ns: &Netns,
+    interface: &str,
+    families: Families,
+) -> Result<(Ipv4Addr, Ipv6Addr)> {
     let number = segment.take_number();
     ensure!(
         number < (1 << (32 - segment.v4_bits)) - 1,
         "segment {} is full",
         segment.name
     );
-    let (v4, v6) = segment.address(number);
+    let (mut v4, mut v6) = segment.address(number);
     let (gateway4, gateway6) = segment.address(1);
     // Only here: the overlay adapter must cope with duplicate address detection by itself.
     ns.sysctl(&format!("ipv6/conf/{interface}/accept_dad"), "0")?;
-    ns.ip(&format!(
-        "address add {v4}/{} dev {interface}\naddress add {v6}/64 dev {interface} nodad\nlink set {interface} up\n\
-         route add default via {gateway4}\nroute add default via {gateway6}\n",
-        segment.v4_bits
-    ))?;
+    if families == Families::OnlyV4 {
+        ns.sysctl(&format!("ipv6/conf/{interface}/disable_ipv6"), "1")?;
+    }
+    ns.ip(&format!("link set {interface} up\n"))?;
+    if families == Families::OnlyV6 {
+        v4 = Ipv4Addr::UNSPECIFIED;
+    } else {
+        ns.ip(&format!(
+            "address add {v4}/{} dev {interface}\nroute add default via {gateway4}\n",
+            segment.v4_bits
+        ))?;
+    }
+    if families == Families::OnlyV4 {
+        v6 = Ipv6Addr::UNSPECIFIED;
+    } else {
+        ns.ip(&format!(
+            "address add {v6}/64 dev {interface} nodad\nroute add default via {gateway6}\n"
+        ))?;
+    }
     Ok((v4, v6))
 }
 
 /// Until the kernel's link watch, at most once a second, has seen a new link, the interface drops what it is given.
-fn wait_for_carrier(ns: &Netns, interface: &str) -> Result<()> {
+pub(crate) fn wait_for_carrier(ns: &Netns, interface: &str) -> Result<()> {
     quietly(CARRIER, || {
         let text = shell::run(
             "ip",

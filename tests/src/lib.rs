@@ -1,7 +1,8 @@
 //! The lab: small networks of Linux network namespaces in which the real release binaries run.
 //!
-//! A test calls [`lab::run`], lays out hosts and routers with [`lab::Lab`], starts nodes with [`client::Node`], sends
-//! traffic with [`traffic`], watches the wire with [`capture`], and makes the network bad with [`loss`] and [`wire`].
+//! A test calls [`lab::run`], lays out hosts and routers with [`lab::Lab`], puts hosts behind NATs with [`nat`], starts
+//! nodes with [`client::Node`], sends traffic with [`traffic`], watches the wire with [`capture`], and makes the network
+//! bad with [`loss`] and [`wire`].
 //! Nothing here sleeps to wait for an event: every wait is [`wait::eventually`], a condition with a limit.
 //! [`sim`] is the other half: nodes and a coordinator in one thread, without any of that.
 //!
@@ -22,6 +23,7 @@ pub mod interrupt;
 pub mod lab;
 pub mod loss;
 pub mod mesh;
+pub mod nat;
 pub mod netns;
 pub mod process;
 pub mod rng;
@@ -31,6 +33,7 @@ pub mod sim;
 pub mod sweep;
 pub mod traffic;
 pub mod wait;
+pub mod wakeups;
 pub mod wire;
 
 static QUIET: AtomicBool = AtomicBool::new(false);

@@ -1,5 +1,7 @@
 //! Losing and blocking packets in a router, by nftables.
 
+use std::net::IpAddr;
+
 use anyhow::{Result, ensure};
 
 use crate::lab::Segment;
@@ -23,6 +25,20 @@ pub fn lose(lan: &Segment, percent: u32) -> Result<()> {
 /// Drops what a LAN's router would forward and matches `condition`, in nft's words, such as `udp dport 12976`.
 pub fn block(lan: &Segment, condition: &str) -> Result<()> {
     forward_rules(&lan.ns, &format!("{condition} counter drop"))
+}
+
+/// [`block`] with several rules, each with its verdict.
+pub fn block_all(lan: &Segment, rules: &str) -> Result<()> {
+    forward_rules(&lan.ns, rules)
+}
+
+/// Drops what a LAN's router would forward to or from an address.
+pub fn part(lan: &Segment, from: IpAddr) -> Result<()> {
+    let family = if from.is_ipv4() { "ip" } else { "ip6" };
+    forward_rules(
+        &lan.ns,
+        &format!("{family} daddr {from} counter drop\n{family} saddr {from} counter drop"),
+    )
 }
 
 /// Cuts a host off: nothing comes in or leaves except on its loopback. See [`restore`].

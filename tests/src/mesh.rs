@@ -1,5 +1,6 @@
 //! A ready-made organisation in the lab: a hub on the public segment, members on LANs of their own.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -7,6 +8,7 @@ use serde_json::Value;
 
 use crate::client::{COORDINATOR_PORT, Node, Overlay, READY};
 use crate::lab::{Host, Lab, Segment};
+use crate::loss;
 use crate::process::{OnHost, Process, binary};
 use crate::traffic::ping;
 use crate::wait::eventually;
@@ -36,8 +38,8 @@ pub struct Hub {
 enum Launch {
     /// `kanpachi host` with these arguments.
     Host(Vec<String>),
-    /// `kanpachi-coordinator serve`, with the bootstrap that it names.
-    Coordinator { bootstrap: String },
+    /// `kanpachi-coordinator serve`, with the bootstraps that it names.
+    Coordinator { bootstraps: Vec<String> },
 }
 
 impl Launch {
@@ -47,16 +49,33 @@ impl Launch {
                 let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
                 node.host(&arguments)
             }
-            Self::Coordinator { bootstrap } => {
-                let program = binary("kanpachi-coordinator")?;
-                let serve = OnHost::new(&node.host, &program)
-                    .args(["serve", "--json", "--bootstrap", bootstrap, "--state-dir"])
-                    .args([&node.state_dir]);
+            Self::Coordinator { .. } => {
+                let serve = self.command(node, &[])?;
                 let mut process = serve.start(node.logs(), &node.host.name)?;
                 let ready = process.expect_json(READY, "invite")?;
                 Ok((process, ready))
             }
         }
+    }
+
+    fn command(&self, node: &Node, more: &[&str]) -> Result<OnHost> {
+        Ok(match self {
+            Self::Host(arguments) => {
+                let arguments = arguments.iter().map(String::as_str);
+                let arguments = ["--json", "host"].into_iter().chain(arguments);
+                let arguments: Vec<&str> = arguments.chain(more.iter().copied()).collect();
+                node.command(&arguments)
+            }
+            Self::Coordinator { bootstraps } => {
+                let named = bootstraps.iter().flat_map(|b| ["--bootstrap", b]);
+                OnHost::new(&node.host, &binary("kanpachi-coordinator")?)
+                    .args(["serve", "--json"])
+                    .args(named)
+                    .args(["--state-dir"])
+                    .args([&node.state_dir])
+                    .args(more)
+            }
+        })
     }
 
     fn has_node(&self) -> bool {
@@ -76,7 +95,14 @@ impl Hub {
 
     /// Starts `kanpachi-coordinator` and, on a public host of its own, `kanpachi-bootstrap`, which is returned too.
     pub fn start_separate(lab: &mut Lab) -> Result<(Self, Process)> {
-        let (hub, beside) = (lab.public_host("hub")?, lab.public_host("bootstrap")?);
+        let beside = lab.public_host("bootstrap")?;
+        let (hub, mut bootstraps) = Self::start_beside(lab, &[beside])?;
+        Ok((hub, bootstraps.remove(0)))
+    }
+
+    /// The same with a `kanpachi-bootstrap` on each of these hosts.
+    pub fn start_beside(lab: &mut Lab, hosts: &[Host]) -> Result<(Self, Vec<Process>)> {
+        let hub = lab.public_host("hub")?;
         let node = Node::new(lab, &hub)?;
         let init = OnHost::new(&hub, &binary("kanpachi-coordinator")?);
         let init = init
@@ -85,21 +111,20 @@ impl Hub {
             .output("")?
             .json()?;
         let org = init["org"].as_str().context("no organisation")?.to_owned();
-        let serve = OnHost::new(&beside, &binary("kanpachi-bootstrap")?);
-        let serve = serve.args(["serve", "--json", "--org", &org, "--state-dir"]);
-        let mut bootstrap = serve
-            .args([lab.directory().join("bootstrap")])
-            .start(lab.directory(), "bootstrap")?;
-        let ready = bootstrap.expect_json(READY, "id")?;
-        let id = ready["id"].as_str().context("no id")?;
-        let bootstrap_at = format!("{}:{COORDINATOR_PORT}/{id}", beside.v4);
-        let hub = Self::launch(
-            node,
-            Launch::Coordinator {
-                bootstrap: bootstrap_at,
-            },
-        )?;
-        Ok((hub, bootstrap))
+        let (mut bootstraps, mut running) = (Vec::new(), Vec::new());
+        for host in hosts {
+            let serve = OnHost::new(host, &binary("kanpachi-bootstrap")?);
+            let serve = serve.args(["serve", "--json", "--org", &org, "--state-dir"]);
+            let mut bootstrap = serve
+                .args([lab.directory().join(&host.name)])
+                .start(lab.directory(), &host.name)?;
+            let ready = bootstrap.expect_json(READY, "id")?;
+            let id = ready["id"].as_str().context("no id")?;
+            bootstraps.push(format!("{}:{COORDINATOR_PORT}/{id}", host.v4));
+            running.push(bootstrap);
+        }
+        let hub = Self::launch(node, Launch::Coordinator { bootstraps })?;
+        Ok((hub, running))
     }
 
     fn launch(node: Node, launch: Launch) -> Result<Self> {
@@ -116,6 +141,22 @@ impl Hub {
     pub fn start_again(&mut self) -> Result<()> {
         (self.process, self.ready) = self.launch.start(&self.node)?;
         Ok(())
+    }
+
+    /// The same with more arguments, and without waiting for an invite: while it signs nothing there is none.
+    pub fn start_anew(&mut self, more: &[&str]) -> Result<()> {
+        let command = self.launch.command(&self.node, more)?;
+        self.process = command.start(self.node.logs(), &self.node.host.name)?;
+        Ok(())
+    }
+
+    /// Where its coordinator keeps its state.
+    #[must_use]
+    pub fn coordinator_dir(&self) -> PathBuf {
+        match self.launch {
+            Launch::Host(_) => self.node.state_dir.join("coordinator"),
+            Launch::Coordinator { .. } => self.node.state_dir.clone(),
+        }
     }
 
     /// The invite that it printed when it was ready.
@@ -224,6 +265,21 @@ impl Mesh {
             .iter()
             .find(|member| member.name() == name)
             .with_context(|| format!("no member {name}"))
+    }
+
+    /// Keeps two members on LANs of their own from reaching each other but over a relay, and waits until they do so.
+    pub fn cut_direct(&self, one: usize, other: usize, limit: Duration) -> Result<()> {
+        let host = &self.members[other].node.host;
+        let rules = ["daddr", "saddr"].map(|side| {
+            let (v4, v6) = (host.v4, host.v6);
+            format!("ip {side} {v4} counter drop\n ip6 {side} {v6} counter drop")
+        });
+        loss::block_all(&self.lans[one], &rules.join("\n "))?;
+        for (from, to) in [(one, other), (other, one)] {
+            let to = self.members[to].name();
+            self.members[from].node.wait_for_path(to, "relay", limit)?;
+        }
+        Ok(())
     }
 
     /// Every ordered pair of members.

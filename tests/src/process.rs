@@ -20,10 +20,11 @@ use crate::wait::{eventually, give_up};
 /// How much of each log is shown after a failure.
 const TAIL_LINES: usize = 40;
 /// Settings of the caller's own installation that must not reach a lab's processes.
-const FOREIGN_SETTINGS: [&str; 4] = [
+const FOREIGN_SETTINGS: [&str; 5] = [
     "KANPACHI_STATE_DIR",
     "KANPACHI_SOCKET",
     "KANPACHI_INTERFACE",
+    "KANPACHI_NO_MDNS",
     "KANPACHI_LOG_LEVEL",
 ];
 

@@ -71,7 +71,10 @@ struct Shared {
 impl Wire {
     /// Makes a TAP device of the given name in each namespace and carries frames between them.
     pub fn new(one: (&Netns, &str), other: (&Netns, &str), settings: Settings) -> Result<Self> {
-        let ends = [open_tap(one.0, one.1)?, open_tap(other.0, other.1)?];
+        let ends = [
+            open_device(one.0, one.1, Device::Tap)?,
+            open_device(other.0, other.1, Device::Tap)?,
+        ];
         let shared = Arc::new(Shared {
             settings: Mutex::new(settings),
             counters: Counters::default(),
@@ -252,21 +255,30 @@ impl<'a> Carrier<'a> {
     }
 }
 
-/// Opens a new TAP device in a namespace. It lives as long as the file.
-fn open_tap(ns: &Netns, name: &str) -> Result<File> {
+/// What a device of [`open_device`] carries.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Device {
+    /// Ethernet frames.
+    Tap,
+    /// IP packets.
+    Tun,
+}
+
+/// Opens a new device in a namespace, without waiting reads. It lives as long as the file.
+pub(crate) fn open_device(ns: &Netns, name: &str, device: Device) -> Result<File> {
     ns.run(|| {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
             .open("/dev/net/tun")?;
-        set_interface(&file, name).with_context(|| format!("make TAP {name}"))?;
+        set_interface(&file, name, device).with_context(|| format!("make {device:?} {name}"))?;
         Ok(file)
     })
 }
 
 #[expect(unsafe_code, reason = "TUNSETIFF has no safe wrapper")]
-fn set_interface(file: &File, name: &str) -> std::io::Result<()> {
+fn set_interface(file: &File, name: &str, device: Device) -> std::io::Result<()> {
     // SAFETY: `ifreq` is plain data for which all zeroes is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // The last byte stays zero, which ends the name.
@@ -278,7 +290,11 @@ fn set_interface(file: &File, name: &str) -> std::io::Result<()> {
     {
         *to = from as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    let kind = match device {
+        Device::Tap => libc::IFF_TAP,
+        Device::Tun => libc::IFF_TUN,
+    };
+    request.ifr_ifru.ifru_flags = (kind | libc::IFF_NO_PI) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which outlives the call.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     if result == 0 {

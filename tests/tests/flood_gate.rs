@@ -71,6 +71,7 @@ fn protocols(ns: &Netns, keys: &NodeKeys, at: &Multiaddr) -> Result<Vec<String>>
                 filter: AddressFilter::allow_all(),
                 relay: None,
                 tcp: false,
+                proxy: None,
             };
             let mut swarm = swarm(options, identify::Behaviour::new(config))?;
             swarm.dial(at.clone())?;

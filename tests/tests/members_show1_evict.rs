@@ -19,6 +19,8 @@ const LOAD: udp::Load = udp::Load {
     packets_per_second: 200,
     size: 200,
 };
+/// Everybody in the network knows it, carol too.
+const PASSWORD: &str = "swordfish in the pond";
 /// Packets that would have come in this many tries if anything came through.
 const TRIES: usize = 5;
 
@@ -28,6 +30,8 @@ fn an_evicted_member_is_out_at_once_and_cannot_come_back() {
         let mut mesh = Mesh::three(lab, &["--no-node"])?;
         let carols_first = mesh.members[0].node.invite(NETWORK, &["--uses", "5"])?;
         let carols_own = make_owner_and_invite(&mesh)?;
+        let set = with_password(&mesh.members[0].node, &["set-password", NETWORK])?;
+        ensure!(set.status.success(), "{set:?}");
         // Carol does not hear of it: the coordinator is behind a wall for her.
         let hub = mesh.hub.node.host.v4;
         loss::block(&mesh.lans[2], &format!("ip daddr {hub}"))?;
@@ -91,6 +95,12 @@ fn make_owner_and_invite(mesh: &Mesh) -> Result<String> {
     })
 }
 
+/// Runs a command with the password on its standard input.
+fn with_password(node: &Node, args: &[&str]) -> Result<Output> {
+    let args = [args, &["--password-file", "-"]].concat();
+    node.command(&args).output(PASSWORD)
+}
+
 fn cannot_come_back(lab: &mut Lab, mesh: &mut Mesh, invites: &[String]) -> Result<()> {
     let carol = &mut mesh.members[2];
     let node = carol.node.clone();
@@ -107,6 +117,7 @@ fn cannot_come_back(lab: &mut Lab, mesh: &mut Mesh, invites: &[String]) -> Resul
         Ok(())
     })?;
     out_of_reach(mesh, "after a restart")?;
+    refused(&with_password(&node, &["join", NETWORK])?).context("carol, the password")?;
     for (what, invite) in ["the invite she could use", "the invite she made"]
         .iter()
         .zip(invites)

@@ -178,6 +178,11 @@ fn two_networks_share_one_tunnel_and_leaving_one_keeps_it() {
             "the tunnel was made anew"
         );
 
+        ensure!(
+            !bob.process.stderr().contains("no member any more"),
+            "bob is warned of what he asked for"
+        );
+
         // Offline in the only network in common: gone for each other, and back.
         bob.node.json(&["go-offline", "games"])?;
         eventually(SOON, "bob is out of reach", || {

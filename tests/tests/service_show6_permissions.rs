@@ -16,6 +16,7 @@ use kanpachi_tests::note;
 use kanpachi_tests::process::{OnHost, Output, binary};
 
 const PAGE: &str = include_str!("../../docs/cli.md");
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
 /// User and group `nobody`.
 const NOBODY: u32 = 65534;
 
@@ -283,6 +284,61 @@ fn state_is_for_its_owner_and_the_socket_for_everybody() {
         ));
         let meta = fs::symlink_metadata(&place.alice.node.socket)?;
         ensure!(meta.file_type().is_socket() && meta.mode() & 0o7777 == 0o666);
+        Ok(())
+    });
+}
+
+/// The command of the operator's page that makes the archive, for another place.
+fn backup_command(parent: &Path, directory: &str, archive: &Path) -> Result<String> {
+    let line = OPERATIONS
+        .lines()
+        .find(|line| line.contains("tar -C"))
+        .context("the page makes no archive")?;
+    let command = line.split('\'').nth(1).context("no command in it")?;
+    let documented = "tar -C /var/lib -cf kanpachi.tar kanpachi";
+    ensure!(command.contains(documented), "{command}");
+    let here = format!(
+        "tar -C {} -cf {} {directory}",
+        parent.display(),
+        archive.display()
+    );
+    Ok(command.replace(documented, &here))
+}
+
+#[test]
+fn the_documented_backup_is_for_its_owner_and_so_is_what_is_restored_from_it() {
+    run("show6-backup", |lab| {
+        let Place { hub, alice, .. } = &mut Place::new(lab)?;
+        hub.process.terminate(Duration::from_secs(10))?;
+        alice.process.terminate(Duration::from_secs(10))?;
+        for (node, key) in [(&hub.node, "coordinator"), (&alice.node, "identity.key")] {
+            let archive = lab.directory().join(format!("{}.tar", node.host.name));
+            let parent = node.state_dir.parent().context("a directory above")?;
+            let command = backup_command(parent, &node.host.name, &archive)?;
+            let made = std::process::Command::new("sh")
+                .args(["-c", &command])
+                .status()?;
+            ensure!(made.success(), "{command}: {made}");
+            let meta = fs::symlink_metadata(&archive)?;
+            let mode = meta.mode() & 0o7777;
+            ensure!(mode == 0o600 && meta.uid() == 0, "the archive: {mode:o}");
+            let place = lab.directory().join(format!("{}-restored", node.host.name));
+            fs::create_dir(&place)?;
+            let restored = std::process::Command::new("tar")
+                .args(["-p".as_ref(), "-C".as_ref(), place.as_os_str()])
+                .args(["-xf".as_ref(), archive.as_os_str()])
+                .status()?;
+            ensure!(restored.success(), "{restored}");
+            let mut files = Vec::new();
+            everything(&place.join(&node.host.name), &mut files)?;
+            ensure!(files.iter().any(|path| path.ends_with(key)), "{files:?}");
+            for path in &files {
+                let meta = fs::symlink_metadata(path)?;
+                let expected = if meta.is_dir() { 0o700 } else { 0o600 };
+                let mode = meta.mode() & 0o7777;
+                ensure!(mode == expected, "{}: {mode:o}", path.display());
+            }
+        }
         Ok(())
     });
 }

@@ -46,6 +46,7 @@ fn packets_arrive_once_unaltered_and_without_a_gap_across_rekeys() {
             duplicate_percent: 2.0,
             seed: 5,
         });
+        let before = [unopened(&alice)?, unopened(&bob)?];
         let forth = UdpFlow::start(
             &alice.node.host.ns,
             (&bob.node.host.ns, bob.overlay.v4.into()),
@@ -59,9 +60,21 @@ fn packets_arrive_once_unaltered_and_without_a_gap_across_rekeys() {
         wait_for_rekeys(&alice, &bob)?;
         check("alice to bob", &forth.finish()?)?;
         check("bob to alice", &back.finish()?)?;
+        // What was under way when keys changed is opened with the old ones.
+        let after = [unopened(&alice)?, unopened(&bob)?];
+        ensure!(
+            before == after,
+            "no keys for packets: {before:?}, {after:?}"
+        );
         note(format_args!("the wire: {:?}", wire.counters()));
         Ok(())
     });
+}
+
+/// Packets that came when the keys for them were gone.
+fn unopened(member: &Member) -> Result<u64> {
+    let status = member.node.status()?;
+    Ok(status.counter("drop_session") + status.counter("drop_expired"))
 }
 
 /// Waits until the time of the last handshake has changed often enough.

@@ -203,6 +203,10 @@ fn bad_invite() {
             complains(&alice, &["join", bad], &Without::default(), &expected)
                 .with_context(|| format!("invite {bad:?}"))?;
         }
+        for mistyped in mistyped(&invite) {
+            complains(&alice, &["join", &mistyped], &Without::default(), &expected)
+                .with_context(|| format!("mistyped invite {mistyped:?}"))?;
+        }
         // A word could be the name of a network.
         let expected = Complaint {
             exit: 2,
@@ -212,6 +216,16 @@ fn bad_invite() {
         complains(&alice, &["join", "hello"], &Without::default(), &expected)?;
         now_it_works(&alice, &invite).map(drop)
     });
+}
+
+/// The invite with another letter in one place or another behind the `#`.
+fn mistyped(invite: &str) -> Vec<String> {
+    let secret = invite.find('#').map_or(0, |at| at + 1);
+    let swap = |at: usize| {
+        let other = if &invite[at..=at] == "A" { "B" } else { "A" };
+        format!("{}{other}{}", &invite[..at], &invite[at + 1..])
+    };
+    (secret..invite.len()).step_by(17).map(swap).collect()
 }
 
 #[test]

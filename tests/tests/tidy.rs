@@ -258,6 +258,24 @@ const PACKAGES: [(&str, &[&str]); 8] = [
 ];
 
 #[test]
+fn the_daemon_goes_by_a_clock_that_goes_on_while_the_machine_sleeps() {
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for path in files("node/src/daemon", &[".rs"]) {
+        let text = read(&path);
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        seen += code.matches("clock::now()").count();
+        // libp2p's records and the streams of relays are not told of sleeps, and need not be.
+        let exempt = path.ends_with("swarm/records.rs") || path.ends_with("relay_io.rs");
+        if code.contains(" Instant::now()") && !exempt {
+            wrong.push(format!("{path} reads another clock than clock::now()"));
+        }
+    }
+    assert!(seen > 20, "only {seen} readings were found");
+    none("clocks", &wrong);
+}
+
+#[test]
 fn packages_depend_on_each_other_in_one_direction() {
     let mut wrong = Vec::new();
     for (package, allowed) in PACKAGES {

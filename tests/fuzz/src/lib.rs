@@ -39,17 +39,22 @@ targets! {
     tunnel::tunnel_payload, 300;
     tunnel::tunnel_control, 300;
     packet::inner_packet, 2000;
+    fragments::reassembly, 2000;
     datagram::reflector, 2000;
+    datagram::relay, 2000;
+    router::router, 1000;
     stream::frames, 400, "any", "client", "mirror-request";
-    stream::messages, 400, "any", "client", "server", "mirror-request", "mirror-reply";
+    stream::messages, 400, "any", "client", "server", "mirror-request", "mirror-reply", "code-request", "code-reply", "relay";
     objects::objects, 400, "any", "manifest", "directory", "head", "suspend", "peer-record", "outer-record", "proof",
         "roster", "page", "delta", "public-roster";
     texts::invite, 2000, "invite";
     texts::names, 2000;
     values::values, 2000;
     values::command_line, 60;
+    code::code_session, 200;
     control::control_body, 1000;
-    bootstrap::record_policy, 1000, "outer-record";
+    records::record_policy, 1000, "outer-record";
+    records::record_open, 300, "outer-record", "peer-record";
     bootstrap::mirror, 100, "any", "mirror-request";
     sessions::coordinator_session, 12, "client";
     sessions::node_session, 8, "server";

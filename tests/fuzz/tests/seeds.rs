@@ -5,24 +5,36 @@
     reason = "this program is a test; a failed assumption should end it"
 )]
 
+#[path = "seeds/codes.rs"]
+mod codes;
+#[path = "seeds/fragments.rs"]
+mod fragments;
+#[path = "seeds/reflector.rs"]
+mod reflector;
+#[path = "seeds/relay.rs"]
+mod relay;
+#[path = "seeds/router.rs"]
+mod router;
+
 use std::{fs, net::SocketAddr};
 
 use kanpachi_common::{
     Hash, MemberId, NetworkId, NodeId, OrgId, Password, SecretKey, Signed, TunnelKey, UnixTime,
     cbor,
     org::{Address, Directory, Manifest, Server},
-    record::OuterRecord,
-    roster::Head,
+    record::{OuterRecord, PeerRecord, Sealing, seal},
+    roster::{Head, Page, Suspend},
+    secret::NetworkSecret,
     wire::{
         control::{ClientMessage, Hello, Join, MakeInvite, Nonce, ServerMessage},
         frame::Frame,
-        membership::{Evict, JoinByPassword, SetAccess},
+        membership::{Evict, JoinByPassword, SetAccess, Suspended},
         mirror::{MirrorRequest, Mirrored},
+        showing::{ShowRoster, Shown},
     },
 };
 use kanpachi_fuzz::{corpus, find};
 use kanpachi_proto::tunnel::{Control, HandshakeCounter};
-use kanpachi_transport::reflect::{encode_request, encode_response};
 use serde::Serialize;
 
 const NETWORK: NetworkId = NetworkId([0xaa; 32]);
@@ -38,11 +50,15 @@ fn put(target: &str, name: &str, bytes: &[u8]) {
 fn write_the_corpus() {
     tunnels();
     packets();
-    reflector();
+    fragments::write();
+    reflector::write();
+    relay::write();
+    router::write();
     streams();
     objects();
     records();
     mirror();
+    codes::write();
 }
 
 /// The contents of a handshake, as in `docs/protocol.md`.
@@ -249,25 +265,6 @@ fn packets() {
     );
 }
 
-fn reflector() {
-    let id = *b"12345678";
-    let request = encode_request(id);
-    put("reflector", "request", &request);
-    let mut later = request;
-    later[1] = 2;
-    put("reflector", "request-of-version-2", &later);
-    put(
-        "reflector",
-        "request-too-long",
-        &[&request[..], &[0]].concat(),
-    );
-    let response = |addr: &str| encode_response(id, addr.parse().unwrap());
-    put("reflector", "response-ipv4", &response("192.0.2.7:12975"));
-    put("reflector", "response-ipv6", &response("[2001:db8::7]:1"));
-    put("reflector", "response-multicast", &response("224.0.0.1:1"));
-    put("reflector", "response-port-0", &response("192.0.2.7:0"));
-}
-
 fn hello(org: OrgId) -> ClientMessage {
     let key = SecretKey::from_seed(&[9; 32]);
     ClientMessage::Hello(Hello {
@@ -280,6 +277,8 @@ fn hello(org: OrgId) -> ClientMessage {
         boot: 1,
         held: vec![],
         candidates: vec![],
+        nat: None,
+        away: vec![],
         ext: vec![],
     })
 }
@@ -302,6 +301,9 @@ fn streams() {
     let ping = ServerMessage::Ping(Nonce(1)).frame(0).to_bytes();
     session("pong-nobody-asked-for", &pong);
     session("a-hundred-pings", &ping.repeat(100));
+    let show = |network| ServerMessage::ShowRoster(ShowRoster { network }).frame(0);
+    let of_nothing = show(NETWORK).to_bytes();
+    session("show-a-roster-that-is-not-held", &of_nothing.repeat(20));
     session("unknown-critical", &unknown(999, 0, true, &[0xa0]));
     session("length-of-4-gib", &[0xff; 8]);
 }
@@ -354,6 +356,9 @@ fn requests() {
     };
     put("messages", "join-by-password", &say(&[&by_password]));
     put("messages", "evict-and-set-access", &say(&[&evict, &access]));
+    let (shown, suspended) = (shown(), suspended());
+    put("messages", "shown", &say(&[&shown]));
+    put("messages", "suspended", &say(&[&suspended]));
     let session = |name, bytes: &[u8]| put("coordinator_session", name, bytes);
     session("hello-of-another-organisation", &say(&[&stranger]));
     session(
@@ -370,10 +375,46 @@ fn requests() {
         &say(&[&ClientMessage::Ping(Nonce(1)); 100]),
     );
     session("unknown-critical", &unknown(999, 1, true, &[0xa0]));
+    session("shows-what-nobody-asked-for", &say(&[&shown, &shown]));
+    session(
+        "suspends-whom-nobody-knows",
+        &say(&[&suspended, &suspended]),
+    );
 }
 
-fn objects() {
-    let head = Head {
+/// The first page of two, under a head that somebody signed.
+fn shown() -> ClientMessage {
+    let page = Page {
+        network: NETWORK,
+        head: Signed::sign(&head(), &SecretKey::from_seed(&[2; 32])),
+        index: 0,
+        count: 2,
+        settings: Some(vec![0xa0].into()),
+        entries: vec![],
+    };
+    ClientMessage::Shown(Box::new(Shown {
+        page,
+        secret: Some(NetworkSecret::new(1, [6; 32])),
+    }))
+}
+
+fn suspended() -> ClientMessage {
+    let suspend = Suspend {
+        org: OrgId([1; 32]),
+        network: NETWORK,
+        member: MemberId([3; 32]),
+        by: MemberId([4; 32]),
+        seq: 1,
+        epoch: u64::MAX,
+    };
+    ClientMessage::Suspended(Suspended {
+        suspends: vec![Signed::sign(&suspend, &SecretKey::from_seed(&[4; 32]))],
+    })
+}
+
+/// A head that expires before it was signed, of an epoch that no number is above.
+fn head() -> Head {
+    Head {
         org: OrgId([1; 32]),
         network: NETWORK,
         generation: 1,
@@ -387,11 +428,14 @@ fn objects() {
         soft_expires_at: UnixTime(0),
         hard_expires_at: None,
         ext: vec![],
-    };
+    }
+}
+
+fn objects() {
     put(
         "objects",
         "payload-of-a-head-that-expires-first",
-        &cbor::encode(&head),
+        &cbor::encode(&head()),
     );
     let record = OuterRecord {
         key: SecretKey::from_seed(&[1; 32]).public_key(),
@@ -425,6 +469,33 @@ fn records() {
         "signed-by-somebody-else",
         &record(600, &SecretKey::from_seed(&[5; 32])),
     );
+    let node = SecretKey::from_seed(&[2; 32]);
+    let record = |ttl| PeerRecord {
+        node: node.node_id(),
+        boot: 7,
+        seq: 9,
+        candidates: vec![],
+        relays: vec![],
+        epochs: vec![],
+        ttl,
+        nat: None,
+    };
+    let signed = Signed::sign(&record(600), &node);
+    put("record_open", "a-record", &cbor::encode(&record(600)));
+    put(
+        "record_open",
+        "a-record-that-lives-for-ever",
+        &cbor::encode(&record(u32::MAX)),
+    );
+    put("record_open", "a-signed-record", &cbor::encode(&signed));
+    let secret = NetworkSecret::new(3, [0x61; 32]);
+    let with = Sealing {
+        secret: &secret,
+        day: 20_717,
+        seq: 9,
+        nonce: [0x62; 12],
+    };
+    put("record_open", "a-value", &seal(&record(600), &node, &with));
 }
 
 fn mirror() {

@@ -128,6 +128,7 @@ async fn serve(
         filter: AddressFilter::allow_all(),
         relay: None,
         tcp: true,
+        proxy: None,
     };
     let mut swarm = stack::swarm(options, libp2p_stream::Behaviour::new())?;
     for address in stack::listen_addresses(&socket, &[port]) {

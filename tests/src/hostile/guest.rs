@@ -59,6 +59,7 @@ impl Guest {
             filter: AddressFilter::allow_all(),
             relay: None,
             tcp: false,
+            proxy: None,
         };
         let mut swarm = stack::swarm(options, libp2p_stream::Behaviour::new())?;
         let mut control = swarm.behaviour().new_control();
@@ -200,6 +201,8 @@ fn hello(org: OrgId, seed: &[u8; 32]) -> Hello {
         boot: 1,
         held: Vec::new(),
         candidates: Vec::new(),
+        nat: None,
+        away: Vec::new(),
         ext: Vec::new(),
     }
 }

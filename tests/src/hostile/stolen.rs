@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use kanpachi_common::addr::ipv6_of;
 use kanpachi_common::org::{Directory, Manifest};
-use kanpachi_common::roster::{Entry, Head, Member};
+use kanpachi_common::roster::{Entry, Head, Member, Proof, Roster, VerifiedRoster};
 use kanpachi_common::wire::control::Registration;
 use kanpachi_common::{NetworkId, NodeId, OrgId, SecretKey, Signed, cbor};
 use rusqlite::{Connection, Row};
@@ -102,6 +102,21 @@ impl StolenCoordinator {
         self.heads
             .last()
             .context("the coordinator has signed no head")
+    }
+
+    /// The roster behind it.
+    pub fn roster(&self) -> Result<VerifiedRoster> {
+        let roster = Roster {
+            settings: self.settings.clone(),
+            entries: self.entries.clone(),
+        };
+        let manifest = Manifest::verify(&self.manifest, &self.org())?;
+        Ok(roster.verify(Head::verify(self.head()?, &manifest)?)?)
+    }
+
+    /// The proof that a node is a member by the newest head that was stolen.
+    pub fn proof(&self, node: &NodeId) -> Result<Proof> {
+        Proof::of(&self.roster()?, node, false).context("it is no member")
     }
 
     /// A member by its name.

@@ -8,13 +8,13 @@ use std::{
 };
 
 use kanpachi_common::{
-    Hash, NetworkId, NodeId, OrgId, SecretKey, Signed, TunnelKey, UnixTime,
+    Hash, MemberId, NetworkId, NodeId, OrgId, SecretKey, Signed, TunnelKey, UnixTime,
     identity::x25519_public,
     org::{Address, Directory, Manifest},
-    roster::{Head, Position, Roster},
+    roster::{Head, Position, Roster, Suspend},
     secret::NetworkSecret,
 };
-use kanpachi_proto::roster::{Stored, Update};
+use kanpachi_proto::roster::{self, Stored, Update};
 
 use crate::rng::Rng;
 
@@ -27,6 +27,9 @@ pub struct DiskFull;
 
 /// A roster as it is stored, with the manifest that it is under.
 type HeldRoster = (Signed<Manifest>, Signed<Head>, Roster);
+
+/// Suspensions by network and member, each with the owner that signed it.
+type Suspends = BTreeMap<(NetworkId, MemberId), (MemberId, Signed<Suspend>)>;
 
 /// The disk of one node.
 #[derive(Debug)]
@@ -47,6 +50,7 @@ pub struct Disk {
     equivocations: Vec<(NetworkId, Position)>,
     known: BTreeMap<NodeId, Vec<SocketAddr>>,
     offline: BTreeSet<NetworkId>,
+    suspends: Suspends,
     counters: Counters,
 }
 
@@ -118,6 +122,7 @@ impl Disk {
             equivocations: Vec::new(),
             known: BTreeMap::new(),
             offline: BTreeSet::new(),
+            suspends: BTreeMap::new(),
             counters: Counters {
                 serial: 1,
                 ..Counters::default()
@@ -244,6 +249,9 @@ impl Disk {
                 let manifest = manifest.expect("no roster is believed before a manifest");
                 let held = (manifest, head.signed().clone(), roster.body().clone());
                 self.held.insert(network, held);
+                self.suspends.retain(|(of, member), (by, _)| {
+                    *of != network || roster::stands(roster, member, by)
+                });
             }
             Update::Secret { network, secret } => {
                 let secrets = self.secrets.entry(*network).or_default();
@@ -254,7 +262,24 @@ impl Disk {
             Update::Equivocation {
                 network, position, ..
             } => self.equivocations.push((*network, *position)),
+            Update::Suspend(suspend) => {
+                let key = (suspend.network, suspend.member);
+                let value = (suspend.by, suspend.signed().clone());
+                self.suspends.entry(key).or_insert(value);
+            }
+            Update::Seen {
+                network,
+                position,
+                root,
+                ..
+            } => {
+                if self.counters.seen.get(network) <= Some(position) {
+                    self.counters.seen.insert(*network, *position);
+                    self.seen_roots.insert(*network, *root);
+                }
+            }
             Update::Removed(network) => {
+                self.suspends.retain(|(of, _), _| of != network);
                 self.held.remove(network);
                 self.secrets.remove(network);
                 self.offline.remove(network);
@@ -284,6 +309,7 @@ impl Disk {
                 .collect(),
             equivocations: self.equivocations.clone(),
             offline: self.offline.iter().copied().collect(),
+            suspends: (self.suspends.values()).map(|(_, s)| s.clone()).collect(),
         }
     }
 }

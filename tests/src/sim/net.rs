@@ -148,14 +148,33 @@ enum Flight {
         to: SocketAddr,
         data: Vec<u8>,
     },
+    Letter(Letter),
     Segment(Segment),
     /// The piece was lost; it goes out again.
     Again(Segment),
 }
 
+/// A question to a member or its answer: a stream of its own, which takes a moment longer in bad weather and comes to
+/// nothing where nothing passes.
+#[derive(Debug)]
+pub struct Letter {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    /// The process that asks.
+    pub asker: (usize, u64),
+    /// What it calls its question.
+    pub number: u64,
+    /// Frames, as on the wire.
+    pub bytes: Vec<u8>,
+    /// The answer, or the question?
+    pub is_answer: bool,
+}
+
 /// What arrives.
 #[derive(Debug)]
 pub enum Arrival {
+    /// A question to a member, or its answer.
+    Letter(Letter),
     /// A datagram.
     Datagram {
         /// Claimed source.
@@ -252,6 +271,15 @@ impl Net {
             self.fly(Flight::Datagram { from, to, data }, now);
         }
         self.fly(Flight::Datagram { from, to, data }, now);
+    }
+
+    /// Sends a question or an answer. What is lost of it is sent again, which takes time.
+    pub fn send_letter(&mut self, letter: Letter, now: Duration) {
+        let mut at = now;
+        while self.rng.percent(self.weather.loss) {
+            at += RESEND;
+        }
+        self.fly(Flight::Letter(letter), at);
     }
 
     /// Somebody on the way writes datagrams down, and now and then sends one again.
@@ -364,6 +392,14 @@ impl Net {
         };
         match entry.remove() {
             Flight::Datagram { from, to, data } => vec![Arrival::Datagram { from, to, data }],
+            Flight::Letter(letter) => {
+                let cut = self.cut.contains(&(letter.from.ip(), letter.to.ip()));
+                if cut {
+                    Vec::new()
+                } else {
+                    vec![Arrival::Letter(letter)]
+                }
+            }
             Flight::Again(segment) => {
                 self.transmit(segment, now);
                 Vec::new()

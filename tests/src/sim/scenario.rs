@@ -1,9 +1,12 @@
 //! What scenarios have in common: seeds, machines that have joined, and what to wait for.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use kanpachi_common::{NodeId, invite::Invite};
-use kanpachi_proto::tunnel::CloseReason;
+use kanpachi_common::{NodeId, invite::Invite, roster::Position};
+use kanpachi_proto::{roster::Rosters, tunnel::CloseReason};
 
 use super::{
     node::Joined,
@@ -126,6 +129,30 @@ impl World {
     pub fn closed(&self, index: usize, why: CloseReason) -> usize {
         let process = self.nodes[index].process.as_ref();
         process.map_or(0, |p| p.closed.iter().filter(|(_, r)| *r == why).count())
+    }
+
+    /// What a node holds of the organisation.
+    pub fn held(&self, index: usize) -> Option<&Rosters> {
+        self.nodes[index].process.as_ref()?.rosters()
+    }
+
+    /// Where the roster stands that a node holds.
+    pub fn position(&self, index: usize) -> Option<Position> {
+        let roster = self.held(index)?.roster(&self.coordinator.network)?;
+        Some(roster.head().position())
+    }
+
+    /// Those that a tunnel, or a chain of tunnels, connects with a node; itself among them.
+    pub fn part_of(&self, index: usize) -> BTreeSet<usize> {
+        let mut part = BTreeSet::from([index]);
+        loop {
+            let next = (0..self.nodes.len())
+                .find(|n| !part.contains(n) && part.iter().any(|m| self.is_up(*n, *m)));
+            let Some(next) = next else {
+                return part;
+            };
+            part.insert(next);
+        }
     }
 
     /// Cuts a node off from everybody.

@@ -3,9 +3,15 @@
 //! A schedule is made before the run and does not depend on it, so that it can be printed. What makes no sense when its
 //! turn comes (starting what runs, removing who is no member) passes without effect.
 
-use std::{collections::BTreeSet, fmt, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    time::Duration,
+};
 
 use futures::executor::block_on;
+use kanpachi_common::MemberId;
 use kanpachi_coordinator::store::Store as _;
 
 use super::{Plan, Weather, World, forge, node::Joined};
@@ -27,6 +33,8 @@ pub enum Event {
     Join(usize),
     /// The operator removes a member.
     Evict(usize),
+    /// The first machine, which owns the network, puts a member out by its own word.
+    Suspend(usize),
     /// SIGKILL.
     KillCoordinator,
     StartCoordinator,
@@ -115,7 +123,8 @@ impl Event {
         let (percent, small) = (rng.below(100), rng.below(250) as u8);
         match percent {
             0..14 => Self::Join(index),
-            14..22 => Self::Evict(index),
+            14..19 => Self::Evict(index),
+            19..22 => Self::Suspend(index),
             22..29 => Self::KillCoordinator,
             29..38 => Self::StartCoordinator,
             38..46 => Self::Crash(index),
@@ -145,6 +154,8 @@ pub struct Run {
     pub world: World,
     /// Whoever was invited last and not removed since.
     wanted: BTreeSet<usize>,
+    /// Whom the owner put out, as which member.
+    suspended: BTreeMap<usize, MemberId>,
 }
 
 impl Run {
@@ -156,7 +167,9 @@ impl Run {
         let plan = Plan::new(schedule.seed, schedule.nodes).rekey_after(Duration::from_secs(8));
         let mut world = World::new(&plan);
         let first: Vec<usize> = (0..schedule.first).collect();
-        for index in &first {
+        let founder = world.coordinator.founder_invite(&world.clock);
+        world.join_with(0, founder);
+        for index in &first[1..] {
             world.join(*index);
         }
         let up = world.run_until(Duration::from_secs(60), |w| w.all_up(&first));
@@ -169,6 +182,7 @@ impl Run {
         Self {
             world,
             wanted: first.into_iter().collect(),
+            suspended: BTreeMap::new(),
         }
     }
 
@@ -196,6 +210,7 @@ impl Run {
         match event {
             Event::Join(index) => self.join(index),
             Event::Evict(index) => self.evict(index),
+            Event::Suspend(index) => self.suspend(index),
             Event::Rename(index, name) if self.is_member(index) => {
                 let name = format!("name{name}");
                 forge::rename(&self.world, index, &name);
@@ -253,7 +268,21 @@ impl Run {
         }
     }
 
+    /// Did the owner put this machine out, and the coordinator has not heard of it?
+    fn is_put_out(&self, index: usize) -> bool {
+        let Some(member) = self.suspended.get(&index) else {
+            return false;
+        };
+        let coordinator = &self.world.coordinator;
+        let roster = block_on(coordinator.store.roster(coordinator.network)).expect("a roster");
+        roster.members().any(|m| m.member == *member)
+    }
+
     fn join(&mut self, index: usize) {
+        // It is a member by the coordinator's word, and by nobody else's.
+        if self.is_put_out(index) {
+            return;
+        }
         self.wanted.insert(index);
         self.world.start_node_if_off(index);
         if !self.is_in(index) {
@@ -278,6 +307,36 @@ impl Run {
         self.world.with_coordinator(|c, clock| c.remove(id, clock));
     }
 
+    fn suspend(&mut self, index: usize) {
+        let world = &mut self.world;
+        if index == 0 || self.wanted.len() <= 2 || world.nodes[0].process.is_none() {
+            return;
+        }
+        let (network, id) = (world.coordinator.network, world.nodes[index].id());
+        // Whom its roster does not name it cannot put out.
+        let Some((member, _)) = world.nodes[0].listed(&network, &id) else {
+            return;
+        };
+        if world.with_node(0, |node, now| node.suspend(network, member, now)) {
+            self.wanted.remove(&index);
+            self.suspended.insert(index, member);
+        }
+    }
+
+    /// Nothing is in anybody's way any more, except that there is no coordinator.
+    pub fn mend_alone(&mut self) {
+        let world = &mut self.world;
+        world.net.heal();
+        world.net.weather = Weather::CLEAR;
+        if world.coordinator.is_running() {
+            world.kill_coordinator();
+        }
+        for index in 0..world.nodes.len() {
+            world.nodes[index].disk.full = false;
+            world.start_node_if_off(index);
+        }
+    }
+
     /// Whatever is broken is mended, and whoever was invited tries until it is in.
     pub fn mend(&mut self) {
         let world = &mut self.world;
@@ -289,6 +348,13 @@ impl Run {
         for index in 0..world.nodes.len() {
             world.nodes[index].disk.full = false;
             world.start_node_if_off(index);
+        }
+        // The owner's word is brought to it, and becomes an eviction.
+        for _ in 0..60 {
+            if (0..self.world.nodes.len()).all(|index| !self.is_put_out(index)) {
+                break;
+            }
+            self.world.run_for(Duration::from_secs(1));
         }
         for index in 0..self.world.nodes.len() {
             self.settle_join(index);

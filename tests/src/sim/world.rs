@@ -6,8 +6,13 @@ use std::{
 };
 
 use kanpachi_common::{
+    NodeId,
     org::Address,
     roster::{HARD_SECONDS, SOFT_SECONDS},
+    wire::{
+        frame::{FrameReader, MAX_REPLY},
+        member::{Ask, MemberMessage},
+    },
 };
 use kanpachi_proto::{login::Attempt, tunnel};
 
@@ -17,7 +22,7 @@ use super::{
     inner,
     invariants::Invariants,
     log::{Log, mix},
-    net::{Arrival, End, Item, LineId, Net, Weather},
+    net::{Arrival, End, Item, Letter, LineId, Net, Weather},
     node::{Node, Out},
     traffic::{Flow, Traffic},
 };
@@ -27,6 +32,8 @@ use crate::rng::Rng;
 const COORDINATOR: ([u8; 4], u16) = ([192, 0, 2, 1], 12975);
 /// The nodes' port.
 const PORT: u16 = 12976;
+/// First byte of a handshake's first message.
+const INITIATION: u8 = 1;
 /// More steps than this in one virtual second mean that some timer is always due.
 const MAX_STEPS_PER_SECOND: u32 = 100_000;
 
@@ -96,6 +103,8 @@ pub struct World {
     pub rng: Rng,
     invariants: Invariants,
     steps: u64,
+    questions: u64,
+    initiations: u64,
     hot: (u64, u32),
 }
 
@@ -124,6 +133,8 @@ impl World {
             rng: fork(),
             invariants: Invariants::default(),
             steps: 0,
+            questions: 0,
+            initiations: 0,
             hot: (0, 0),
         };
         world.start_coordinator();
@@ -141,6 +152,16 @@ impl World {
     /// Steps so far.
     pub fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// Questions of members to members so far.
+    pub fn questions(&self) -> u64 {
+        self.questions
+    }
+
+    /// Handshakes that nodes began so far, each sending counted.
+    pub fn initiations(&self) -> u64 {
+        self.initiations
     }
 
     pub fn start_coordinator(&mut self) {
@@ -183,6 +204,19 @@ impl World {
             } else {
                 self.net.forget(line);
             }
+        }
+    }
+
+    /// A machine is suspended: it does nothing and hears nothing, and its clock goes on.
+    pub fn sleep(&mut self, index: usize, time: Duration) {
+        self.note(format_args!("{index} sleeps for {time:?}"));
+        self.nodes[index].asleep = Some(self.elapsed() + time);
+    }
+
+    /// Wakes a machine up, if it sleeps.
+    pub fn wake(&mut self, index: usize) {
+        if let Some(until) = &mut self.nodes[index].asleep {
+            *until = self.clock.elapsed();
         }
     }
 
@@ -256,7 +290,7 @@ impl World {
 
     /// Moves on to the next thing that happens and lets it happen; `false` when nothing does before `end`.
     pub fn step(&mut self, end: Duration) -> bool {
-        let nodes = self.nodes.iter().filter_map(Node::poll_timeout).min();
+        let nodes = self.nodes.iter().filter_map(|n| self.due(n)).min();
         let timers = [nodes, self.coordinator.poll_timeout()];
         let timer = timers.into_iter().flatten().min().map(|t| self.clock.at(t));
         let next = [timer, self.net.next_at(), self.traffic.next_at()];
@@ -280,6 +314,14 @@ impl World {
         true
     }
 
+    /// When something is to be done at a node: a sleeping one does nothing but wake up.
+    fn due(&self, node: &Node) -> Option<std::time::Instant> {
+        match node.asleep {
+            Some(until) => Some(self.clock.instant(until)),
+            None => node.poll_timeout(),
+        }
+    }
+
     fn count_step(&mut self) {
         self.steps += 1;
         let second = self.elapsed().as_secs();
@@ -293,7 +335,11 @@ impl World {
     fn run_timers(&mut self) {
         let now = self.clock.now();
         for index in 0..self.nodes.len() {
-            if self.nodes[index].poll_timeout().is_some_and(|at| at <= now) {
+            if self.due(&self.nodes[index]).is_some_and(|at| at <= now) {
+                if self.nodes[index].asleep.is_some() {
+                    self.note(format_args!("{index} wakes up"));
+                    self.nodes[index].wake(now);
+                }
                 self.nodes[index].handle_timeout(now);
                 self.settle_node(index);
             }
@@ -306,6 +352,9 @@ impl World {
 
     /// Sends one numbered packet; `false` when the sender knows no way, or has no address.
     pub fn send(&mut self, from: usize, to: usize, v6: bool) -> bool {
+        if self.nodes[from].asleep.is_some() {
+            return false;
+        }
         let address = |node: &Node| -> Option<IpAddr> {
             let own = node.process.as_ref()?.own()?;
             if v6 {
@@ -345,13 +394,15 @@ impl World {
                 let digest = mix(0, &data);
                 let length = data.len();
                 self.note(format_args!("{from} -> {to} {length} {digest:016x}"));
-                let index = self.nodes.iter().position(|n| n.addr == to);
+                let awake = |n: &Node| n.addr == to && n.asleep.is_none();
+                let index = self.nodes.iter().position(awake);
                 if let Some(index) = index {
                     let now = self.clock.now();
                     self.nodes[index].handle_datagram(from, &mut data, now);
                     self.settle_node(index);
                 }
             }
+            Arrival::Letter(letter) => self.carry_letter(&letter),
             Arrival::Item { line, to, item } => {
                 let size = match &item {
                     Item::Bytes(bytes) => mix(0, bytes),
@@ -394,8 +445,8 @@ impl World {
         };
         let (index, life, attempt) = (known.node, known.life, known.attempt);
         let node = &mut self.nodes[index];
-        if node.life != life || node.process.is_none() {
-            // Nobody there answers for that process any more.
+        if node.life != life || node.process.is_none() || node.asleep.is_some() {
+            // Nobody there answers for that process any more, or for so long that the connection is given up.
             return self.net.forget(line);
         }
         let now = self.clock.now();
@@ -434,7 +485,10 @@ impl World {
         let node = &self.nodes[index];
         let (addr, life) = (node.addr, node.life);
         match out {
-            Out::Datagram(to, data) => self.net.send(addr, to, data, now),
+            Out::Datagram(to, data) => {
+                self.initiations += u64::from(data.first() == Some(&INITIATION));
+                self.net.send(addr, to, data, now);
+            }
             Out::Dial(attempt, address) => self.dial(index, attempt, &address),
             Out::Bytes(attempt, bytes) => {
                 if let Some(line) = self.net.line_of(index, life, attempt) {
@@ -446,8 +500,83 @@ impl World {
                     self.net.close(line, now);
                 }
             }
+            Out::Ask {
+                number,
+                peer,
+                to,
+                ask,
+            } => self.ask_member(index, number, peer, &to, ask),
             Out::Deliver(peer, packet) => self.deliver(index, peer, &packet),
             Out::Note(text) => self.note(text),
+        }
+    }
+
+    /// Whoever has the right key at one of the addresses gets the question: anybody else fails libp2p's handshake.
+    fn ask_member(
+        &mut self,
+        index: usize,
+        number: u64,
+        peer: NodeId,
+        to: &[SocketAddr],
+        ask: Box<Ask>,
+    ) {
+        self.questions += 1;
+        let there = |n: &&Node| n.id() == peer && n.process.is_some() && to.contains(&n.addr);
+        let Some(to) = self.nodes.iter().find(there).map(|n| n.addr) else {
+            return;
+        };
+        let node = &self.nodes[index];
+        let letter = Letter {
+            from: node.addr,
+            to,
+            asker: (index, node.life),
+            number,
+            bytes: MemberMessage::Ask(ask).frame(0).to_bytes(),
+            is_answer: false,
+        };
+        let now = self.elapsed();
+        self.net.send_letter(letter, now);
+    }
+
+    fn carry_letter(&mut self, letter: &Letter) {
+        let (asker, life) = letter.asker;
+        let now = self.clock.now();
+        let messages = read_messages(&letter.bytes);
+        let digest = mix(0, &letter.bytes);
+        self.note(format_args!(
+            "{} asks {} {digest:016x}",
+            letter.from, letter.to
+        ));
+        if letter.is_answer {
+            let node = &mut self.nodes[asker];
+            if node.life == life && node.process.is_some() && node.asleep.is_none() {
+                node.handle_answers(letter.number, messages, now);
+                self.settle_node(asker);
+            }
+            return;
+        }
+        let awake = |n: &Node| n.addr == letter.to && n.asleep.is_none();
+        let Some(index) = self.nodes.iter().position(awake) else {
+            return;
+        };
+        let id = self.nodes[asker].id();
+        for message in messages {
+            let MemberMessage::Ask(ask) = message else {
+                continue;
+            };
+            let answers = self.nodes[index].handle_asked(id, &ask, now);
+            let frames = answers.iter().flat_map(|m| m.frame(0).to_bytes());
+            let answer = Letter {
+                from: letter.to,
+                to: letter.from,
+                asker: letter.asker,
+                number: letter.number,
+                bytes: frames.collect(),
+                is_answer: true,
+            };
+            let at = self.elapsed();
+            self.net.send_letter(answer, at);
+            self.settle_node(index);
         }
     }
 
@@ -461,7 +590,7 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, index: usize, peer: kanpachi_common::NodeId, packet: &[u8]) {
+    fn deliver(&mut self, index: usize, peer: NodeId, packet: &[u8]) {
         let inner = inner::read(packet).expect("the node read it too");
         let now = self.clock.now();
         let from = self
@@ -470,6 +599,15 @@ impl World {
         self.note(format_args!("{index} gets packet {}", inner.number));
         self.traffic.delivered(from, index, self.clock.elapsed());
     }
+}
+
+/// The messages in a letter, as a stream would have them.
+fn read_messages(bytes: &[u8]) -> Vec<MemberMessage> {
+    let mut reader = FrameReader::new(MAX_REPLY);
+    reader.extend(bytes);
+    let frames = std::iter::from_fn(|| reader.next_frame().expect("frames, as they were sent"));
+    let read = |frame| MemberMessage::from_frame(&frame).expect("messages, as they were sent");
+    frames.map(read).collect()
 }
 
 impl Drop for World {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -25,21 +26,59 @@ impl Report {
     }
 }
 
+/// Echo requests to send.
+#[derive(Debug, Clone, Copy)]
+pub struct Burst {
+    pub count: u32,
+    /// Between two, in seconds.
+    pub interval: f64,
+    /// Of the payload, in bytes.
+    pub size: u32,
+}
+
 /// Sends `count` echo requests, `interval` seconds apart, and reports what came back, even if that is nothing.
 pub fn series(from: &Netns, to: IpAddr, count: u32, interval: f64) -> Result<Report> {
-    let (count_text, interval_text, to) = (count.to_string(), interval.to_string(), to.to_string());
+    let size = 56;
+    burst(
+        from,
+        to,
+        Burst {
+            count,
+            interval,
+            size,
+        },
+    )
+}
+
+/// [`series`], with a say in the size.
+pub fn burst(from: &Netns, to: IpAddr, burst: Burst) -> Result<Report> {
+    let [count, interval, size] = [
+        burst.count.to_string(),
+        burst.interval.to_string(),
+        burst.size.to_string(),
+    ];
+    let args = ["-c", &count, "-i", &interval, "-s", &size, "-W", "1"];
+    Ok(Report {
+        sent: burst.count,
+        rtt_ms: ping(from, to, &args)?,
+    })
+}
+
+/// Sends echo requests, five a second, until one is answered: how long that took from the first on, or `None` after `limit`.
+pub fn first(from: &Netns, to: IpAddr, limit: Duration) -> Result<Option<Duration>> {
+    let limit = (limit.as_secs_f64().ceil() as u64).to_string();
+    let start = Instant::now();
+    let answers = ping(from, to, &["-c", "1", "-i", "0.2", "-w", &limit])?;
+    Ok((!answers.is_empty()).then(|| start.elapsed()))
+}
+
+/// The round trips that `ping` with these options reports.
+fn ping(from: &Netns, to: IpAddr, options: &[&str]) -> Result<Vec<f64>> {
     let output = from.run(|| {
         Command::new("ping")
-            .args([
-                "-n",
-                "-c",
-                &count_text,
-                "-i",
-                &interval_text,
-                "-W",
-                "1",
-                &to,
-            ])
+            .arg("-n")
+            .args(options)
+            .arg(to.to_string())
             .env("LC_ALL", "C")
             .output()
             .context("cannot run `ping`: is it installed?")
@@ -59,14 +98,11 @@ pub fn series(from: &Netns, to: IpAddr, count: u32, interval: f64) -> Result<Rep
             .parse::<f64>()
             .ok()
     };
-    Ok(Report {
-        sent: count,
-        rtt_ms: text
-            .lines()
-            .filter(|line| !line.contains("DUP!"))
-            .filter_map(rtt)
-            .collect(),
-    })
+    Ok(text
+        .lines()
+        .filter(|line| !line.contains("DUP!"))
+        .filter_map(rtt)
+        .collect())
 }
 
 /// One echo request, answered within a second: the round trip in milliseconds.

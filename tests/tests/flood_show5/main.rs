@@ -37,6 +37,8 @@ const ROUNDS: usize = 3;
 const WINDOW: Duration = Duration::from_secs(2);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const MEMORY: u64 = 32 << 20;
+/// Initiations of strangers, in all of the floods together, that may cost more than a look at who sent them.
+const WORKED_ON: u64 = 10_000;
 const SOON: Duration = Duration::from_secs(5);
 
 #[test]
@@ -152,12 +154,13 @@ impl Scene {
 
     fn judge(&mut self, keeps: f64, before: u64, (sent, answered): (u64, u64)) -> Result<()> {
         let memory = self.memory("VmHWM:")?.saturating_sub(before);
+        let status = self.bob.node.status()?;
         note(format_args!(
             "the tunnel keeps {:.0} %; memory rose by {} KiB from {} KiB; {answered} bytes for {sent}; counters {}",
             keeps * 100.0,
             memory >> 10,
             before >> 10,
-            self.bob.node.status()?.0["counters"]
+            status.0["counters"]
         ));
         ensure!(
             self.bob.process.exited().is_none() && !self.bob.process.stderr().contains("panicked"),
@@ -165,6 +168,11 @@ impl Scene {
         );
         ensure!(keeps >= KEEPS, "the tunnel keeps {:.0} %", keeps * 100.0);
         ensure!(memory <= MEMORY, "memory rose by {memory} bytes");
+        let worked_on = status.counter("handshake_unknown_peer");
+        ensure!(
+            worked_on <= WORKED_ON,
+            "{worked_on} initiations of strangers were worked on"
+        );
         ensure!(
             answered <= sent,
             "{answered} bytes went out for {sent} that came in"

@@ -38,9 +38,22 @@ fn at_30_percent_loss_every_pair_has_a_tunnel_within_90_seconds() {
         for index in &all {
             world.join(*index);
         }
-        let up = world.run_until(secs(90), |w| w.all_up(&all));
-        let up = up.unwrap_or_else(|| panic!("a pair has no tunnel after 90 s"));
-        slowest = slowest.max(up);
+        // A join that nobody answers for 12 s says so, and whoever typed it types it again.
+        while !world.all_up(&all) {
+            assert!(
+                world.elapsed() < secs(90),
+                "a pair has no tunnel after 90 s"
+            );
+            world.run_until(secs(1), |w| w.all_up(&all));
+            for index in &all {
+                if matches!(world.nodes[*index].joined(), Joined::Failed(why) if why == "nobody answers")
+                {
+                    note(format_args!("seed {seed}: {index} joins again"));
+                    world.join(*index);
+                }
+            }
+        }
+        slowest = slowest.max(world.elapsed());
         world
     });
     note(format_args!("slowest mesh: {:.1} s", slowest.as_secs_f64()));

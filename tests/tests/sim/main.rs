@@ -11,6 +11,7 @@ mod networks;
 mod outages;
 mod rosters;
 mod schedules;
+mod spreading;
 mod tunnels;
 
 use std::time::{Duration, Instant};

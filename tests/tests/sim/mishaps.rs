@@ -25,7 +25,7 @@ fn mishap(world: &mut World, removed: &mut Removed) {
         world.rng.below(nodes) as usize,
     );
     let runs = world.nodes[index].process.is_some();
-    match world.rng.below(16) {
+    match world.rng.below(17) {
         0 | 1 if runs => world.stop_node(index, false),
         2 if runs => world.stop_node(index, true),
         0..=2 => drop(world.start_node(index)),
@@ -80,6 +80,10 @@ fn mishap(world: &mut World, removed: &mut Removed) {
             forge::rename(world, index, &name);
             world.with_coordinator(|c, _| c.changed());
         }
+        16 if runs => {
+            let time = ms(world.rng.below(600_000));
+            world.sleep(index, time);
+        }
         _ => {}
     }
 }
@@ -93,6 +97,7 @@ fn put_right(world: &mut World, removed: &Removed) {
     }
     for index in 0..world.nodes.len() {
         world.nodes[index].disk.full = false;
+        world.wake(index);
         if world.nodes[index].process.is_none() {
             world.start_node(index);
         }

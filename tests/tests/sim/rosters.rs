@@ -34,7 +34,11 @@ fn a_removed_member_loses_its_sessions_the_moment_the_news_arrive() {
         };
         let talks = |w: &World, n: usize| {
             let process = w.nodes[n].process.as_ref();
-            process.is_some_and(|p| p.session_peers().any(|peer| peer == id))
+            process.is_some_and(|p| {
+                p.session_peers()
+                    .chain(p.authorised())
+                    .any(|peer| peer == id)
+            })
         };
         let end = world.elapsed() + secs(20);
         let mut told = 0;

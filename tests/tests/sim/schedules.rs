@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use kanpachi_proto::roster::Rosters;
 use kanpachi_tests::{
     note,
     sim::{
@@ -80,5 +81,85 @@ fn packets_go_where_they_may(world: &mut World, members: &[usize], others: &[usi
     world.run_for(secs(2));
     for pair in pairs().filter(|pair| inside(*pair)[0] != inside(*pair)[1]) {
         assert!(!heard(world, pair), "{pair:?} hear each other");
+    }
+}
+
+#[test]
+fn without_a_coordinator_whoever_could_know_of_an_eviction_obeys_it() {
+    let mut events = 0;
+    for_seeds("alone", SEEDS, |seed| {
+        let schedule = Schedule::of(seed);
+        let told = Told(&schedule);
+        events += schedule.events.len();
+        let mut run = Run::new(&schedule);
+        run.play(&schedule);
+        run.mend_alone();
+        let mut world = run.world;
+        // A tunnel that broke is tried again for a minute and a half, then every half minute.
+        world.run_for(secs(130));
+        for index in 0..world.nodes.len() {
+            obeys(&world, index);
+        }
+        drop(told);
+        world
+    });
+    note(format_args!("{events} events"));
+}
+
+/// Whoever is connected goes by one roster and one set of suspensions, and talks to nobody whom these leave out.
+fn obeys(world: &World, index: usize) {
+    let network = world.coordinator.network;
+    let part = world.part_of(index);
+    let newest = part.iter().filter_map(|n| world.position(*n)).max();
+    if part.len() > 1 {
+        assert_eq!(
+            world.position(index),
+            newest,
+            "{index} is behind in {part:?}"
+        );
+    }
+    let Some(rosters) = world.held(index) else {
+        return;
+    };
+    for other in part.iter().filter(|n| world.is_up(index, **n)) {
+        let id = world.nodes[*other].id();
+        assert!(
+            rosters.is_member(&network, &id),
+            "{index} talks to {other}, who is no member"
+        );
+        let theirs = world.held(*other).expect("it has a tunnel");
+        let words = |r: &Rosters| {
+            let mut words: Vec<_> = r.suspends().map(|s| s.member).collect();
+            words.sort_unstable();
+            words
+        };
+        assert_eq!(words(rosters), words(theirs), "{index} and {other} differ");
+        assert!(
+            !rosters.lacks_secret() || theirs.lacks_secret(),
+            "{index} lacks what {other} has"
+        );
+    }
+    // Members who know the way to each other and hold the same roster are connected.
+    for other in 0..world.nodes.len() {
+        let id = world.nodes[other].id();
+        let same = world.position(other) == newest && world.position(index) == newest;
+        let both = rosters.is_member(&network, &id)
+            && rosters.is_member(&network, &rosters.me())
+            && world.held(other).is_some_and(|r| {
+                r.is_member(&network, &r.me()) && r.is_member(&network, &rosters.me())
+            });
+        let known = world.nodes[index].disk.known().get(&id);
+        // A tunnel key that no roster names yet opens nothing.
+        let keys = [index, other].map(|n| {
+            let roster = rosters
+                .roster(&network)
+                .and_then(|r| r.member(&world.nodes[n].id()));
+            roster.is_some_and(|m| m.tunnel.serial == world.nodes[n].disk.counters().serial)
+        });
+        let both = both && keys == [true; 2];
+        let way = known.is_some_and(|k| k.contains(&world.nodes[other].addr));
+        if other != index && same && both && way {
+            assert!(world.is_up(index, other), "{index} does not find {other}");
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! Streams: frames, and the messages in them.
 
 use kanpachi_common::wire::{
+    code::{self, CodeReply, CodeRequest},
     control::{ClientMessage, ServerMessage},
     frame::{Frame, FrameReader, MAX_REPLY, MAX_REQUEST},
     mirror::{self, MirrorReply, MirrorRequest},
+    relay::{self, RelayMessage, data_channel},
 };
 
 /// All frames that come out of a stream that arrives in pieces of this size, until it ends or cannot be read.
@@ -54,6 +56,24 @@ pub fn messages(data: &[u8]) {
             let again = message.frame(frame.id);
             let back = ServerMessage::from_frame(&again).expect("it was read before");
             assert_eq!(back.frame(frame.id), again);
+        }
+    }
+    for frame in read(data, code::MAX, 4096) {
+        if let Ok(message) = CodeRequest::from_frame(&frame) {
+            assert_eq!(CodeRequest::from_frame(&message.frame()), Ok(message));
+        }
+        if let Ok(message) = CodeReply::from_frame(&frame) {
+            assert_eq!(CodeReply::from_frame(&message.frame()), Ok(message));
+        }
+    }
+    for frame in read(data, relay::MAX, 4096) {
+        if let Ok(message) = RelayMessage::from_frame(&frame) {
+            let again = message.frame(frame.id);
+            let back = RelayMessage::from_frame(&again).expect("it was read before");
+            assert_eq!(back.frame(frame.id), again);
+        }
+        if let Some(channel) = data_channel(&frame) {
+            assert_eq!(u64::from(channel), frame.id);
         }
     }
     for frame in read(data, mirror::MAX, 4096) {

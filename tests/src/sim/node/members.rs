@@ -90,6 +90,8 @@ impl Node {
             process.tunnels.set_peer(config, now);
         }
         process.tunnels.set_epochs(generation, epochs, now);
+        let ids = peers.keys().copied().collect();
+        process.spread.set_peers(&ids);
         let opened = |peer: &&Peer| {
             peer.may_open && !process.peers.get(&peer.node).is_some_and(|p| p.may_open)
         };
@@ -98,10 +100,9 @@ impl Node {
         for node in new {
             self.tell_candidates(&node, now);
             let known = self.disk.known().contains_key(&node);
-            if let Some(process) = &mut self.process
-                && (known || process.online.contains_key(&node))
-            {
-                process.tunnels.connect(&node, now);
+            let online = |p: &super::Process| p.online.contains_key(&node);
+            if known || self.process.as_ref().is_some_and(online) {
+                self.connect(&node, now);
             }
         }
         self.refresh_hello();
@@ -121,10 +122,21 @@ impl Node {
     }
 
     /// A peer knows a newer roster than the one here: the coordinator will have it too.
-    pub(super) fn compare_epochs(&mut self, generation: u64, epochs: &[(NetworkId, u64)]) {
-        let Some(session) = self.process.as_mut().and_then(|p| p.session.as_mut()) else {
+    pub(super) fn compare_epochs(
+        &mut self,
+        peer: &NodeId,
+        generation: u64,
+        epochs: &[(NetworkId, u64)],
+        now: Instant,
+    ) {
+        let Some(process) = &mut self.process else {
             return;
         };
+        let Some(session) = &mut process.session else {
+            return;
+        };
+        let (spread, rosters) = (&mut process.spread, &session.rosters);
+        spread.handle_epochs(peer, generation, epochs, rosters, now);
         let behind = epochs.iter().any(|(network, epoch)| {
             session
                 .rosters
@@ -147,12 +159,15 @@ impl Node {
         };
         let connected = matches!(session.login.state(), State::Connected { .. });
         if connected && !process.online.contains_key(&peer) {
+            process.spread.handle_unwanted(&peer);
             process.tunnels.disconnect(&peer, now);
+        } else {
+            process.spread.handle_down(&peer, now);
         }
     }
 
     /// Somebody sees this node's packets come from here.
-    pub(super) fn note_observed(&mut self, addr: SocketAddr) {
+    pub(super) fn note_observed(&mut self, addr: SocketAddr, now: Instant) {
         let own = self.addr.ip();
         let Some(process) = &mut self.process else {
             return;
@@ -162,7 +177,7 @@ impl Node {
         }
         process.observed.insert(0, addr);
         process.observed.truncate(MAX_OBSERVED);
-        self.announce();
+        self.announce(now);
     }
 
     /// Where this node may be reached, best first.
@@ -193,8 +208,8 @@ impl Node {
         candidate.is_plausible() && !overlay
     }
 
-    /// Tells the tunnels where a peer may be, from all sources.
-    pub(super) fn tell_candidates(&mut self, node: &NodeId, now: Instant) {
+    /// Where a peer may be, from all sources.
+    pub(super) fn candidates_of(&self, node: &NodeId) -> Vec<Candidate> {
         let told = self.process.iter().flat_map(|p| p.online.get(node));
         let known = self.disk.known().get(node).into_iter().flatten();
         let known = known.map(|addr| Candidate {
@@ -208,6 +223,12 @@ impl Node {
             }
         }
         all.truncate(MAX_CANDIDATES);
+        all
+    }
+
+    /// Tells the tunnels where a peer may be.
+    pub(super) fn tell_candidates(&mut self, node: &NodeId, now: Instant) {
+        let all = self.candidates_of(node);
         if let Some(process) = self.process.as_mut().filter(|_| !all.is_empty()) {
             let all: Vec<_> = all.into_iter().map(Into::into).collect();
             process.tunnels.set_candidates(node, &all, now);

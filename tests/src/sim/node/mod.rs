@@ -8,12 +8,14 @@
 //! - [`session`]: the login and what a coordinator says;
 //! - [`members`]: rosters, who is a member, where peers may be;
 //! - [`networks`]: changing networks, and being offline in some;
+//! - [`spread`]: what members tell each other;
 //! - [`packets`]: the packet path.
 
 mod members;
 mod networks;
 mod packets;
 mod session;
+mod spread;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,12 +27,13 @@ use kanpachi_common::{
     Candidate, NetworkId, NodeId, OrgId, Signed, UnixTime,
     invite::Invite,
     org::{Address, Directory, Manifest},
-    wire::frame::FrameReader,
+    wire::{frame::FrameReader, member::Ask},
 };
 use kanpachi_coordinator::decide::Now;
 use kanpachi_proto::{
     login::{Attempt, Login, State},
     roster::{self, Peer, Rosters},
+    spread::Spread,
     tunnel::{self, CloseReason, Event, LocalIdentity, Tunnels},
 };
 
@@ -58,6 +61,13 @@ pub enum Out {
     Close(Attempt),
     /// An inner packet came out of the tunnel of this peer and passed all checks.
     Deliver(NodeId, Vec<u8>),
+    /// A question to a member, at one of these addresses.
+    Ask {
+        number: u64,
+        peer: NodeId,
+        to: Vec<SocketAddr>,
+        ask: Box<Ask>,
+    },
     /// A line for the log.
     Note(String),
 }
@@ -77,6 +87,8 @@ pub struct Node {
     pub life: u64,
     /// The running daemon.
     pub process: Option<Process>,
+    /// The machine sleeps until this moment of virtual time.
+    pub asleep: Option<Duration>,
     outs: VecDeque<Out>,
     rng: Rng,
 }
@@ -126,6 +138,11 @@ pub struct Process {
     boot: u64,
     peers: BTreeMap<NodeId, Peer>,
     online: BTreeMap<NodeId, Vec<Candidate>>,
+    spread: Spread,
+    asking: BTreeMap<u64, spread::Asking>,
+    next_question: u64,
+    /// No coordinator answers.
+    alone: bool,
     observed: Vec<SocketAddr>,
     /// A join that was sent and is not answered.
     pending_join: Option<u64>,
@@ -178,6 +195,7 @@ impl Node {
             tunnels,
             life: 0,
             process: None,
+            asleep: None,
             outs: VecDeque::new(),
             rng,
         }
@@ -213,6 +231,7 @@ impl Node {
             wall: self.wall.read(clock),
         };
         self.life += 1;
+        self.asleep = None;
         let Ok(boot) = self.disk.next_boot(now.wall) else {
             return false;
         };
@@ -230,6 +249,10 @@ impl Node {
             boot,
             peers: BTreeMap::new(),
             online: BTreeMap::new(),
+            spread: Spread::default(),
+            asking: BTreeMap::new(),
+            next_question: 0,
+            alone: false,
             observed: Vec::new(),
             pending_join: None,
             joining: None,
@@ -271,6 +294,8 @@ impl Node {
             process.session.as_ref().map(|s| s.login.poll_timeout()),
             process.joining.as_ref().map(|j| j.deadline),
             process.packets.poll_timeout(),
+            process.session.as_ref().and(process.spread.poll_timeout()),
+            process.asking.values().map(|a| a.deadline).min(),
         ]
         .into_iter()
         .flatten()
@@ -290,10 +315,12 @@ impl Node {
         if process.next_tick <= now {
             process.next_tick = now + TICK;
             if std::mem::take(&mut process.unsaved) {
+                process.spread.handle_unsaved(now);
                 self.pull();
             }
             self.members_changed(now);
         }
+        self.expire_questions(now);
         self.check_join(now);
         self.drive(now);
     }
@@ -309,7 +336,7 @@ impl Node {
             if self.drive_tunnels(now) || self.drive_login(now) {
                 continue;
             }
-            return;
+            return self.ask_members(now);
         }
     }
 
@@ -350,14 +377,19 @@ impl Node {
                 self.outs.push_back(Out::Note(text));
             }
             Event::PathState { peer, state } => match state {
-                tunnel::PathState::Up { endpoint, .. } => self.remember(peer, &[endpoint]),
+                tunnel::PathState::Up { endpoint, .. } => {
+                    process.spread.handle_up(&peer, now);
+                    self.remember(peer, &[endpoint]);
+                }
                 tunnel::PathState::Down => self.handle_down(peer, now),
                 tunnel::PathState::Connecting => {}
             },
             Event::Epochs {
-                generation, epochs, ..
-            } => self.compare_epochs(generation, &epochs),
-            Event::Observed { addr, .. } => self.note_observed(addr),
+                peer,
+                generation,
+                epochs,
+            } => self.compare_epochs(&peer, generation, &epochs, now),
+            Event::Observed { addr, .. } => self.note_observed(addr, now),
             _ => {}
         }
     }

@@ -157,6 +157,11 @@ impl super::Process {
         receiving.chain(self.packets.sending.keys().copied())
     }
 
+    /// Whom the tunnels let in.
+    pub fn authorised(&self) -> impl Iterator<Item = NodeId> {
+        self.tunnels.peers()
+    }
+
     /// How packets to a peer are sent.
     pub fn sending(&self, peer: &NodeId) -> Option<&Sending> {
         self.packets.sending.get(peer)
@@ -214,6 +219,9 @@ impl Node {
         if opened.kind == Kind::Control {
             (process.tunnels).handle_opened_control(receiver, from, counter, payload, now);
             return;
+        }
+        if session.wakes() {
+            process.tunnels.handle_woken(receiver, now);
         }
         let peer = session.peer();
         let sending = process.packets.sending.get(&peer);
@@ -287,6 +295,9 @@ impl Node {
         datagram[HEADER_LEN..HEADER_LEN + packet.len()].copy_from_slice(packet);
         let now_ms = process.tunnels.millis(now);
         let sealed = session.seal_into(Kind::Ip, &mut datagram, packet.len(), now_ms);
+        if sealed.is_ok() && session.wakes() {
+            (process.tunnels).handle_woken(session.local_index(), now);
+        }
         if sealed.is_ok() {
             self.outs.push_back(Out::Datagram(*endpoint, datagram));
         }

@@ -76,6 +76,8 @@ impl Node {
             boot: self.process.as_ref().map_or(0, |p| p.boot),
             held: rosters.held(),
             candidates: self.own_candidates(),
+            nat: None,
+            away: rosters.offline().collect(),
             ext: vec![],
         }
     }
@@ -93,16 +95,19 @@ impl Node {
     }
 
     /// Tells the coordinator where this node is now.
-    pub(super) fn announce(&mut self) {
+    pub(super) fn announce(&mut self, now: Instant) {
         self.refresh_hello();
         let candidates = self.own_candidates();
         if let Some(session) = self.session_mut() {
-            let message = ClientMessage::Announce(Announce { candidates });
-            let _ = session.login.request(&message);
+            let announce = Announce {
+                candidates,
+                nat: None,
+            };
+            session.login.announce(announce, now);
         }
     }
 
-    fn session_mut(&mut self) -> Option<&mut Session> {
+    pub(super) fn session_mut(&mut self) -> Option<&mut Session> {
         self.process.as_mut()?.session.as_mut()
     }
 
@@ -112,11 +117,17 @@ impl Node {
         if let Some(session) = self.session_mut() {
             session.login.handle_network_change(now);
         }
-        self.announce();
+        self.announce(now);
         if let Some(process) = &mut self.process {
             process.tunnels.handle_network_change(now);
         }
         self.drive(now);
+    }
+
+    /// The machine has slept. Its clock went on meanwhile, and it may be anywhere.
+    pub fn wake(&mut self, now: Instant) {
+        self.asleep = None;
+        self.move_to(self.addr, now);
     }
 
     /// Somebody types `join`.
@@ -306,10 +317,15 @@ impl Node {
             LoginEvent::Message { id, message } => self.handle_message(id, message, now),
             LoginEvent::Unreachable(trouble) => {
                 self.note(format_args!("unreachable: {trouble}"));
+                let mut lost = false;
                 if let Some(process) = &mut self.process {
                     process.pending_join = None;
+                    lost = !std::mem::replace(&mut process.alone, true);
                 }
                 self.join_trouble(&trouble);
+                if lost {
+                    self.connect_all(now);
+                }
             }
             LoginEvent::Refused { refused, .. } => {
                 self.note(format_args!("refused: {}", refused.message));
@@ -340,6 +356,7 @@ impl Node {
         self.note("is logged in");
         if let Some(process) = &mut self.process {
             process.clock = (now, welcomed.time);
+            process.alone = false;
             // What the coordinator said of presence belongs to the session that ended.
             process.online.clear();
         }
@@ -353,6 +370,7 @@ impl Node {
         if let Some(registration) = &welcomed.registration {
             self.take_registration(registration);
         }
+        self.tell_suspends();
         self.tell_presence();
         // By the coordinator's clock other rosters may count than by this machine's.
         self.members_changed(now);
@@ -434,6 +452,13 @@ impl Node {
                 }
                 false
             }
+            ServerMessage::ShowRoster(asked) => {
+                for shown in session.rosters.show(&asked.network) {
+                    let message = ClientMessage::Shown(Box::new(shown));
+                    let _ = session.login.request(&message);
+                }
+                false
+            }
             message => {
                 self.handle_reply(id, message, now);
                 false
@@ -456,9 +481,7 @@ impl Node {
         if process.peers.contains_key(&online.node) {
             self.remember(online.node, &addrs);
             self.tell_candidates(&online.node, now);
-            if let Some(process) = &mut self.process {
-                process.tunnels.connect(&online.node, now);
-            }
+            self.connect(&online.node, now);
         }
     }
 

@@ -1,0 +1,314 @@
+//! Faults in the relay of data.
+
+use crate::fault::{Fault, Finder, lab, lib};
+
+const fn members(test: &'static str) -> Finder {
+    lib("bootstrap", test)
+}
+
+pub(crate) const FAULTS: &[Fault] = &[
+    Fault {
+        name: "an old proof outweighs the newest roster",
+        edits: &[(
+            "bootstrap/src/relay/judge.rs",
+            "&& newest.as_ref().is_none_or(|head| shown > head.position())",
+            "&& (FAULT || newest.as_ref().is_none_or(|head| shown > head.position()))",
+        )],
+        finders: &[
+            members(
+                "relay::tests::members::an_evicted_member_with_an_old_proof_is_refused_with_the_head_that_lacks_it",
+            ),
+            members(
+                "relay::tests::members::a_proof_counts_until_the_relay_hears_of_something_newer",
+            ),
+            lab(
+                "relay_show8",
+                "strangers_and_the_evicted_get_no_bytes_and_nobody_is_aimed_at",
+            ),
+        ],
+    },
+    Fault {
+        name: "a proof of replaced keys counts",
+        edits: &[(
+            "bootstrap/src/relay/judge.rs",
+            "shown.generation >= generation",
+            "(FAULT || shown.generation >= generation)",
+        )],
+        finders: &[members(
+            "relay::tests::members::a_proof_of_keys_that_were_replaced_counts_no_more",
+        )],
+    },
+    Fault {
+        name: "an expired proof counts",
+        edits: &[(
+            "bootstrap/src/relay/judge.rs",
+            ".filter(|head| head.freshness(now) != Freshness::Expired)",
+            ".filter(|head| FAULT || head.freshness(now) != Freshness::Expired)",
+        )],
+        finders: &[members("relay::tests::members::an_expired_proof_is_none")],
+    },
+    Fault {
+        name: "who is no member has a session",
+        edits: &[(
+            "bootstrap/src/relay/core.rs",
+            "        if standing.networks.is_empty() {
+            return Err(not_a_member(standing.gone));",
+            "        if standing.networks.is_empty() && !FAULT {
+            return Err(not_a_member(standing.gone));",
+        )],
+        finders: &[members(
+            "relay::tests::members::a_stranger_gets_no_session_and_an_empty_mirror_admits_nobody_without_a_proof",
+        )],
+    },
+    Fault {
+        name: "the evicted keep their session",
+        edits: &[(
+            "bootstrap/src/relay/core.rs",
+            "        if standing.networks.is_empty() {
+            self.expel",
+            "        if standing.networks.is_empty() && !FAULT {
+            self.expel",
+        )],
+        finders: &[
+            members(
+                "relay::tests::members::an_eviction_ends_session_channels_and_forwarding_at_once",
+            ),
+            lab(
+                "relay_show8",
+                "strangers_and_the_evicted_get_no_bytes_and_nobody_is_aimed_at",
+            ),
+        ],
+    },
+    Fault {
+        name: "strangers to each other are paired",
+        edits: &[(
+            "bootstrap/src/relay/core.rs",
+            "if a.networks.is_disjoint(&b.networks) {",
+            "if a.networks.is_disjoint(&b.networks) && !FAULT {",
+        )],
+        finders: &[
+            members(
+                "relay::tests::members::only_members_of_one_network_are_paired_and_only_for_as_long",
+            ),
+            members("relay::tests::packets::both_ends_agree"),
+        ],
+    },
+    Fault {
+        name: "a session never ends by itself",
+        edits: &[(
+            "bootstrap/src/relay/core.rs",
+            "member.session.expires_at() <= now.nanos;",
+            "member.session.expires_at() <= now.nanos && !FAULT;",
+        )],
+        finders: &[members(
+            "relay::tests::members::a_session_ends_when_nobody_renews_it_and_not_with_its_stream",
+        )],
+    },
+    Fault {
+        name: "two sessions of one node",
+        edits: &[(
+            "bootstrap/src/relay/core.rs",
+            "        self.expel(&node, refused(Reason::Replaced), now);",
+            "        if !FAULT { self.expel(&node, refused(Reason::Replaced), now); }",
+        )],
+        finders: &[members(
+            "relay::tests::members::a_new_stream_of_the_same_node_takes_the_place_of_the_old_one",
+        )],
+    },
+    Fault {
+        name: "sessions without end",
+        edits: &[(
+            "bootstrap/src/relay/core.rs",
+            "self.members.len() >= self.max_sessions {",
+            "self.members.len() >= self.max_sessions && !FAULT {",
+        )],
+        finders: &[members(
+            "relay::tests::members::there_are_so_many_sessions_and_no_more",
+        )],
+    },
+    Fault {
+        name: "notices without end",
+        edits: &[(
+            "bootstrap/src/relay/core.rs",
+            "if !known && self.wanted.take(1, WANTED, now.nanos) {",
+            "if !known && (FAULT || self.wanted.take(1, WANTED, now.nanos)) {",
+        )],
+        finders: &[members(
+            "relay::tests::members::notices_of_one_who_opens_and_closes_all_day_are_bounded",
+        )],
+    },
+    Fault {
+        name: "messages out of place pass",
+        edits: &[(
+            "bootstrap/src/relay/core.rs",
+            "            _ => self.malformed(id),",
+            "            _ => if !FAULT { self.malformed(id) },",
+        )],
+        finders: &[members(
+            "relay::tests::members::a_message_out_of_place_ends_the_stream_and_keeps_nothing",
+        )],
+    },
+    Fault {
+        name: "a bind without a right mac is answered",
+        edits: &[(
+            "bootstrap/src/relay/packet.rs",
+            "if !is_authentic(datagram, &session.key)",
+            "if !(FAULT || is_authentic(datagram, &session.key))",
+        )],
+        finders: &[lab(
+            "relay_show8",
+            "strangers_and_the_evicted_get_no_bytes_and_nobody_is_aimed_at",
+        )],
+    },
+    Fault {
+        name: "binds without end",
+        edits: &[(
+            "bootstrap/src/relay/packet.rs",
+            "!session.may_bind(now)",
+            "!(session.may_bind(now) || FAULT)",
+        )],
+        finders: &[lab(
+            "relay_show8",
+            "strangers_and_the_evicted_get_no_bytes_and_nobody_is_aimed_at",
+        )],
+    },
+    Fault {
+        name: "bound without a cookie",
+        edits: &[(
+            "bootstrap/src/relay/packet.rs",
+            "} else if right(&current) || right(&before) {",
+            "} else if FAULT || right(&current) || right(&before) {",
+        )],
+        finders: &[
+            members(
+                "relay::tests::packets::a_bind_that_was_overheard_takes_no_member_back_to_where_it_was",
+            ),
+            members("relay::tests::packets::a_cookie_is_good_for_a_minute_or_two"),
+        ],
+    },
+    Fault {
+        name: "an overheard cookie is good again",
+        edits: &[(
+            "bootstrap/src/relay/packet.rs",
+            "let mark = session.generation() << 32",
+            "let mark = (if FAULT { 0 } else { session.generation() }) << 32",
+        )],
+        finders: &[members(
+            "relay::tests::packets::a_bind_that_was_overheard_takes_no_member_back_to_where_it_was",
+        )],
+    },
+    Fault {
+        name: "data from anywhere",
+        edits: &[(
+            "bootstrap/src/relay/packet.rs",
+            "session.bound() != Some(from)",
+            "(session.bound() != Some(from) && !FAULT)",
+        )],
+        finders: &[
+            members(
+                "relay::tests::packets::a_datagram_is_answered_with_no_more_bytes_and_to_its_source_only",
+            ),
+            lab(
+                "relay_show8",
+                "strangers_and_the_evicted_get_no_bytes_and_nobody_is_aimed_at",
+            ),
+        ],
+    },
+    Fault {
+        name: "no rate of a member",
+        edits: &[(
+            "bootstrap/src/relay/forward.rs",
+            "from.allowance.take(len, shared.pace.member(), now)",
+            "(FAULT || from.allowance.take(len, shared.pace.member(), now))",
+        )],
+        finders: &[members(
+            "relay::tests::packets::a_member_sends_no_more_than_its_rate_whatever_it_opens",
+        )],
+    },
+    Fault {
+        name: "a flood takes all",
+        edits: &[(
+            "bootstrap/src/relay/pace.rs",
+            "let next = if self.idle == 0",
+            "let next = if !FAULT && self.idle == 0",
+        )],
+        finders: &[
+            members(
+                "relay::tests::packets::one_who_floods_leaves_another_what_it_sends_below_its_share",
+            ),
+            lab(
+                "relay_show5",
+                "one_who_floods_leaves_another_half_of_its_share_and_quic_alive",
+            ),
+        ],
+    },
+    Fault {
+        name: "a longer datagram joins the batch",
+        edits: &[(
+            "bootstrap/src/relay/forward.rs",
+            "&& len <= self.segment",
+            "&& (FAULT || len <= self.segment)",
+        )],
+        finders: &[members(
+            "relay::tests::packets::batches_come_apart_into_what_went_in",
+        )],
+    },
+    Fault {
+        name: "a stream's queue without end",
+        edits: &[(
+            "bootstrap/src/relay/outbox.rs",
+            "inner.bytes + len > MAX_BYTES",
+            "(inner.bytes + len > MAX_BYTES && !FAULT)",
+        )],
+        finders: &[members(
+            "relay::outbox::tests::what_waits_is_bounded_in_bytes_and_time",
+        )],
+    },
+    Fault {
+        name: "stale datagrams are sent",
+        edits: &[(
+            "bootstrap/src/relay/outbox.rs",
+            "now.saturating_sub(queued.at) > MAX_AGE)",
+            "now.saturating_sub(queued.at) > MAX_AGE && !FAULT)",
+        )],
+        finders: &[
+            members("relay::outbox::tests::what_waits_is_bounded_in_bytes_and_time"),
+            members(
+                "relay::tests::packets::data_goes_to_the_stream_of_a_member_that_udp_does_not_reach",
+            ),
+        ],
+    },
+    Fault {
+        name: "a batch is forgotten",
+        edits: &[(
+            "bootstrap/src/relay/forward.rs",
+            "if self.open == self.max_batches {",
+            "if FAULT { self.open = 0; }
+        if self.open == self.max_batches {",
+        )],
+        finders: &[members(
+            "relay::tests::packets::batches_come_apart_into_what_went_in",
+        )],
+    },
+    Fault {
+        name: "nothing is relayed",
+        edits: &[(
+            "bootstrap/src/relay/forward.rs",
+            ".filter(|lane| lane.to.is_open(now))",
+            ".filter(|lane| !FAULT && lane.to.is_open(now))",
+        )],
+        finders: &[
+            members(
+                "relay::tests::packets::what_a_member_sends_arrives_at_its_partner_under_the_partners_numbers",
+            ),
+            lab(
+                "relay_show5",
+                "a_relayed_path_has_a_third_of_a_direct_ones_rate_and_answers_under_load",
+            ),
+            lab(
+                "relay_member",
+                "a_member_relays_for_two_others_until_one_of_them_is_evicted",
+            ),
+        ],
+    },
+];

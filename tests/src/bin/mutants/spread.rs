@@ -1,0 +1,123 @@
+//! Faults in how rosters, suspensions and secrets go from member to member (tests/spread).
+
+use crate::fault::{Fault, lab, lib};
+
+pub(crate) const FAULTS: &[Fault] = &[
+    Fault {
+        name: "members ask nobody",
+        edits: &[(
+            "node/src/daemon/core/spread.rs",
+            "let due = self.state.spread.poll_ask(&session.rosters, Instant::now());",
+            "let due = self.state.spread.poll_ask(&session.rosters, Instant::now()).filter(|_| !FAULT);",
+        )],
+        finders: &[lab(
+            "spread",
+            "bridge::a_bridge_carries_an_eviction_to_those_who_never_see_the_witness",
+        )],
+    },
+    Fault {
+        name: "news are told once",
+        edits: &[(
+            "node/proto/src/tunnel/peer/live.rs",
+            "self.tell_again = (self.current.is_some() && self.is_behind(cx)).then_some(next);",
+            "self.tell_again = (!FAULT && self.current.is_some() && self.is_behind(cx)).then_some(next);",
+        )],
+        finders: &[
+            lab(
+                "sim",
+                "spreading::news_that_were_told_while_nothing_passed_are_told_again_when_it_does",
+            ),
+            lab(
+                "spread",
+                "witness::one_witness_is_enough_and_whoever_was_away_hears_of_it",
+            ),
+        ],
+    },
+    Fault {
+        name: "a suspended peer is still one",
+        edits: &[(
+            "node/proto/src/roster/peers.rs",
+            ".filter(|m| !slot.is_suspended(&m.member) && !slot.bearers.contains_key(&m.node))",
+            ".filter(|m| (FAULT || !slot.is_suspended(&m.member)) && !slot.bearers.contains_key(&m.node))",
+        )],
+        finders: &[
+            lib(
+                "node/proto",
+                "spread::tests::an_owners_suspension_goes_from_member_to_member_and_holds",
+            ),
+            lab(
+                "spread",
+                "owner::an_owner_evicts_without_a_coordinator_and_its_return_changes_nothing",
+            ),
+        ],
+    },
+    Fault {
+        name: "any newer roster lifts a suspension",
+        edits: &[(
+            "node/proto/src/roster/suspends.rs",
+            "self.suspends.retain(|s| stands(held, &s.member, &s.by));",
+            "self.suspends.retain(|s| !FAULT && stands(held, &s.member, &s.by));",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "spread::tests::a_suspension_ends_with_the_membership_and_not_with_any_newer_roster",
+        )],
+    },
+    Fault {
+        name: "anybody suspends",
+        edits: &[(
+            "node/proto/src/roster/suspends.rs",
+            "let is_owner = |m: &Member| m.caps.has(Caps::OWNER) && !m.caps.has(Caps::PENDING);",
+            "let is_owner =
+        |m: &Member| FAULT || (m.caps.has(Caps::OWNER) && !m.caps.has(Caps::PENDING));",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "spread::tests::only_owners_suspend_and_only_members",
+        )],
+    },
+    Fault {
+        name: "a head that is not held blocks everybody",
+        edits: &[(
+            "node/proto/src/roster/peers.rs",
+            "let open = roster.head().freshness(wall) != Freshness::Expired;",
+            "let open = roster.head().freshness(wall) != Freshness::Expired
+                && (!FAULT || slot.seen.is_none_or(|(seen, _)| seen <= roster.head().position()));",
+        )],
+        finders: &[lab(
+            "spread",
+            "withheld::a_head_whose_roster_is_withheld_blocks_nobody",
+        )],
+    },
+    Fault {
+        name: "a head that is not held ends sessions",
+        edits: &[(
+            "node/proto/src/roster/peers.rs",
+            "if slot.is_suspended(&me.member) {",
+            "let behind = slot.seen.is_some_and(|(seen, _)| seen > roster.head().position());
+            if slot.is_suspended(&me.member) || (FAULT && behind) {",
+        )],
+        finders: &[
+            lib(
+                "node/proto",
+                "spread::tests::a_head_whose_roster_is_withheld_blocks_nobody_and_lets_nobody_else_in",
+            ),
+            lab(
+                "spread",
+                "withheld::a_head_whose_roster_is_withheld_blocks_nobody",
+            ),
+        ],
+    },
+    Fault {
+        name: "two have one address",
+        edits: &[(
+            "node/proto/src/roster/peers.rs",
+            "loser.ipv4 = None;",
+            "loser.ipv4 = loser.ipv4.filter(|_| FAULT);",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "roster::conflicts::tests::of_two_with_one_address_the_lower_serial_loses_and_both_are_named",
+        )],
+    },
+];

@@ -1,0 +1,187 @@
+//! Part 4, show 1: hosts behind every kind of NAT, all alive at once, each against each.
+//!
+//! `make nat-matrix` prints the matrix. What a cell should be is derived from mapping and filtering of both ends
+//! ([`expected`](kanpachi_tests::nat::behaviour::expected)); what it is, is read from packets on the public segment.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use kanpachi_tests::capture::Capture;
+use kanpachi_tests::client::Node;
+use kanpachi_tests::lab::{Lab, run};
+use kanpachi_tests::mesh::{Hub, Member, NETWORK};
+use kanpachi_tests::nat::behaviour::Verdict;
+use kanpachi_tests::nat::matrix::{Cell, FIRST_ANSWER, Pair, print, spread, waves};
+use kanpachi_tests::nat::world::{Kind, Site, World};
+use kanpachi_tests::note;
+use kanpachi_tests::process::Process;
+use kanpachi_tests::wait::{eventually, scaled};
+
+/// Verdicts that the program has to keep. The others are printed.
+const DEMANDED: &[Verdict] = &[Verdict::Direct, Verdict::Relay, Verdict::RelayStream];
+/// The whole matrix, from the first host to the last cell.
+const WHOLE: Duration = Duration::from_secs(300);
+/// Until every node that can join has joined, and all know of each other.
+const JOINED: Duration = Duration::from_secs(30);
+
+/// How long a pair may take until it is what was expected.
+fn limit(verdict: Verdict) -> Duration {
+    match verdict {
+        _ if !DEMANDED.contains(&verdict) => FIRST_ANSWER,
+        Verdict::Direct => Duration::from_secs(10),
+        Verdict::DirectByBirthday => Duration::from_secs(15),
+        Verdict::Relay | Verdict::RelayStream => Duration::from_secs(5),
+    }
+}
+
+#[test]
+fn every_pair_of_nats_is_as_direct_as_it_can_be() {
+    run("nat-matrix", |lab| {
+        let start = Instant::now();
+        let world = World::of(lab, &Kind::ALL)?;
+        let (_hub, members) = join(lab, &world)?;
+        let capture = Capture::start(&lab.public().ns, lab.public().bridge, b"")?;
+        let mut cells = probe_all(&members, &capture)?;
+        retry(&members, &capture, &mut cells)?;
+        let names: Vec<&str> = members.iter().map(|(site, _)| site.name()).collect();
+        let took = start.elapsed();
+        println!("\n{}", print(&names, &cells)?);
+        let first = spread(cells.iter().filter_map(|cell| cell.first_answer))?;
+        let settled = spread(cells.iter().filter_map(|cell| cell.settled))?;
+        println!(
+            "{} pairs in {took:.0?}; first answer: median {:.0?}, slowest {:.0?}; settled: median {:.0?}, slowest {:.0?}",
+            cells.len(),
+            first.0,
+            first.1,
+            settled.0,
+            settled.1
+        );
+        let left_out: Vec<&str> = world
+            .sites
+            .iter()
+            .map(Site::name)
+            .filter(|name| !names.contains(name))
+            .collect();
+        if !left_out.is_empty() {
+            println!("did not join: {}", left_out.join(", "));
+        }
+        let bad = cells
+            .iter()
+            .filter(|cell| DEMANDED.contains(&cell.expected) && !cell.is_good());
+        let bad = bad.count();
+        ensure!(bad == 0, "{bad} pairs are not as they can be, see above");
+        ensure!(took < scaled(WHOLE), "the matrix took {took:?}");
+        Ok(())
+    });
+}
+
+type Joined<'a> = Vec<(&'a Site, Member)>;
+
+/// A hub without a node of its own, and a node on every site. Who cannot join is left out.
+fn join<'a>(lab: &mut Lab, world: &'a World) -> Result<(Hub, Joined<'a>)> {
+    let hub = lab.public_host("hub")?;
+    let hub = Hub::start(lab, &hub, &["--no-node", "--listen-tcp", "443"])?;
+    let (first, others) = world.sites.split_first().context("no sites")?;
+    let owner = Member::join(node(lab, first)?, hub.invite()?)?;
+    let uses = others.len().to_string();
+    let invite = owner.node.invite(NETWORK, &["--uses", &uses])?;
+    let started = others.iter().map(|site| {
+        let node = node(lab, site)?;
+        let process = node.start(&["--json", "join", &invite])?;
+        Ok((site, node, process))
+    });
+    let started: Vec<(&Site, Node, Process)> = started.collect::<Result<_>>()?;
+    let mut members = vec![(first, owner)];
+    for (site, node, mut process) in started {
+        match process.expect_json(JOINED, "ipv4") {
+            Ok(line) => {
+                let overlay = kanpachi_tests::client::Overlay::from(&line)?;
+                members.push((
+                    site,
+                    Member {
+                        node,
+                        process,
+                        overlay,
+                    },
+                ));
+            }
+            Err(error) => note(format_args!("{} did not join: {error:#}", site.name())),
+        }
+    }
+    eventually(JOINED, "everybody knows of everybody", || {
+        for (site, member) in &members {
+            let status = member.node.status()?;
+            let online = status.members().filter(|peer| peer["online"] == true);
+            let online = online.count() + 1;
+            ensure!(
+                online == members.len(),
+                "{} sees {online} of {}",
+                site.name(),
+                members.len()
+            );
+        }
+        Ok(())
+    })?;
+    Ok((hub, members))
+}
+
+fn node(lab: &Lab, site: &Site) -> Result<Node> {
+    let node = Node::new(lab, &site.host)?;
+    Ok(match &site.proxy {
+        Some(proxy) => node.set("HTTPS_PROXY", proxy),
+        None => node,
+    })
+}
+
+fn probe_all(members: &Joined<'_>, capture: &Capture) -> Result<Vec<Cell>> {
+    let outsides: Vec<_> = members
+        .iter()
+        .map(|(site, _)| site.outside.clone())
+        .collect();
+    let mut cells = Vec::new();
+    for wave in waves(&outsides) {
+        cells.extend(probe(members, capture, &wave)?);
+    }
+    Ok(cells)
+}
+
+/// Probes the pairs of a wave at the same time.
+fn probe(members: &Joined<'_>, capture: &Capture, wave: &[(usize, usize)]) -> Result<Vec<Cell>> {
+    std::thread::scope(|scope| {
+        let probes: Vec<_> = wave
+            .iter()
+            .map(|at| {
+                let pair = pair(members, *at);
+                scope.spawn(move || pair.probe(capture, *at, limit(pair.expected())))
+            })
+            .collect();
+        probes
+            .into_iter()
+            .map(|probe| {
+                probe
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    })
+}
+
+fn pair<'a>(members: &'a Joined<'_>, at: (usize, usize)) -> Pair<'a> {
+    let end = |at: usize| (members[at].0, &members[at].1);
+    Pair {
+        one: end(at.0),
+        other: end(at.1),
+    }
+}
+
+/// Once more, alone, for what is demanded and was not there.
+fn retry(members: &Joined<'_>, capture: &Capture, cells: &mut [Cell]) -> Result<()> {
+    for cell in cells {
+        if DEMANDED.contains(&cell.expected) && !cell.is_good() {
+            let (at, first) = ((cell.one, cell.other), cell.found);
+            *cell = pair(members, at).probe(capture, at, limit(cell.expected))?;
+            cell.retried = Some(first);
+        }
+    }
+    Ok(())
+}

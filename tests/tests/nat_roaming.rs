@@ -1,0 +1,260 @@
+//! Part 4, show 4: a node moves, or sleeps while the world forgets it, and traffic flows again.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use kanpachi_tests::client::Node;
+use kanpachi_tests::lab::{Families, Host, Lab, Segment, run};
+use kanpachi_tests::mesh::{DIRECT, Hub, Member, NETWORK, reach};
+use kanpachi_tests::nat::behaviour::Behaviour;
+use kanpachi_tests::nat::gateway::{Gateway, Made};
+use kanpachi_tests::nat::world::{Kind, World};
+use kanpachi_tests::note;
+use kanpachi_tests::traffic::ping;
+use kanpachi_tests::wait::{eventually, scaled};
+use nix::sys::signal::Signal;
+
+/// Between two moves, and no part of what is measured: at rest a path that was given up is tried every 20 s.
+const DIRECT_AGAIN: Duration = Duration::from_secs(60);
+/// From the new address to the first answer.
+const AFTER_A_MOVE: Duration = Duration::from_secs(2);
+const MOVES: usize = 10;
+/// How long the sleeper's first NAT keeps a mapping, and how long the sleeper sleeps: as 30 to 200 seconds, shorter.
+const FORGETS_AFTER: Duration = Duration::from_secs(10);
+const SLEEP: Duration = Duration::from_secs(40);
+/// From waking to the first answer.
+const AFTER_A_SLEEP: Duration = Duration::from_secs(10);
+/// So long after the last answer nobody may call a path direct that is dead.
+const NOTICED: Duration = Duration::from_secs(6);
+/// Two pings are at most so far apart that the first answer may be a little older than it looks.
+const PING_GRAIN: Duration = Duration::from_millis(400);
+
+/// A hub without a node, a peer on the public segment, one behind a port-restricted NAT, and one that is to move.
+struct Roaming {
+    _hub: Hub,
+    _world: World,
+    stays: Vec<Member>,
+    mover: Member,
+}
+
+impl Roaming {
+    fn start(lab: &mut Lab, mover: &Host) -> Result<Self> {
+        let world = World::of(lab, &[Kind::OnlyV4, Kind::PortRestricted])?;
+        let host = lab.public_host("hub")?;
+        let hub = Hub::start(lab, &host, &["--no-node"])?;
+        let (first, second) = (world.site("only-v4")?, world.site("port")?);
+        let owner = Member::join(Node::new(lab, &first.host)?, hub.invite()?)?;
+        let invite = owner.node.invite(NETWORK, &["--uses", "2"])?;
+        let other = Member::join(Node::new(lab, &second.host)?, &invite)?;
+        let mover = Member::join(Node::new(lab, mover)?, &invite)?;
+        let stays = vec![owner, other];
+        for peer in &stays {
+            reach(&mover, peer, DIRECT)?;
+            mover.node.wait_for_path(peer.name(), "direct", DIRECT)?;
+        }
+        Ok(Self {
+            _hub: hub,
+            _world: world,
+            stays,
+            mover,
+        })
+    }
+}
+
+/// Somewhere to move to.
+enum Elsewhere {
+    Routed(Segment),
+    Home(Gateway),
+}
+
+impl Elsewhere {
+    fn go(&self, lab: &mut Lab, host: &Host) -> Result<Host> {
+        match self {
+            Self::Routed(segment) => lab.replug(host, segment, Families::OnlyV4),
+            Self::Home(gateway) => gateway.move_in(lab, host, 0),
+        }
+    }
+}
+
+fn home(
+    lab: &mut Lab,
+    name: &str,
+    subnet: u8,
+    behaviour: Behaviour,
+    made: Made,
+) -> Result<Gateway> {
+    let (upstream, lan) = (lab.public().clone(), [192, 168, subnet, 0].into());
+    Gateway::new(lab, name, &upstream, &[lan], behaviour, made)
+}
+
+#[test]
+fn traffic_flows_two_seconds_after_each_of_ten_moves() {
+    run("nat-moves", |lab| {
+        let start = lab.lan("start")?;
+        let host = lab.host_with("mover", &start, Families::OnlyV4)?;
+        let Roaming { stays, mover, .. } = &Roaming::start(lab, &host)?;
+        let plain = Behaviour::PORT_RESTRICTED;
+        let user = Made::InUserSpace(Duration::from_secs(60));
+        let places = [
+            Elsewhere::Routed(lab.lan("cafe")?),
+            Elsewhere::Home(home(lab, "home", 1, plain, Made::ByKernel)?),
+            Elsewhere::Home(home(lab, "office", 7, Behaviour::ADDRESS_RESTRICTED, user)?),
+            Elsewhere::Home(home(lab, "friend", 1, Behaviour::CARRIER, user)?),
+            Elsewhere::Routed(start),
+        ];
+        let mut host = host;
+        let mut slow = Vec::new();
+        for number in 0..MOVES {
+            settle(mover, stays)?;
+            host = places[number % places.len()].go(lab, &host)?;
+            for took in first_answers(mover, stays)? {
+                note(format_args!("move {number}: {} after {:?}", took.0, took.1));
+                if took.1.is_none_or(|took| took > scaled(AFTER_A_MOVE)) {
+                    slow.push(format!("move {number}, {}: {:?}", took.0, took.1));
+                }
+            }
+        }
+        ensure!(slow.is_empty(), "{}", slow.join("; "));
+        Ok(())
+    });
+}
+
+/// Until everything is as it was before a move.
+fn settle(mover: &Member, stays: &[Member]) -> Result<()> {
+    mover.node.wait_for_coordinator("connected", DIRECT)?;
+    for peer in stays {
+        for (from, to) in [(mover, peer), (peer, mover)] {
+            let what = format!("{} reaches {} directly", from.name(), to.name());
+            eventually(DIRECT_AGAIN, &what, || {
+                let path = path(from, to)?;
+                // The outside of a router may be on the same segment as a public host.
+                ensure!(is_direct(&path), "path {path}");
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Pings all of them at once and says when each answered first.
+fn first_answers(from: &Member, to: &[Member]) -> Result<Vec<(String, Option<Duration>)>> {
+    let limit = scaled(4 * AFTER_A_MOVE);
+    std::thread::scope(|scope| {
+        let pings: Vec<_> = to
+            .iter()
+            .map(|peer| {
+                let (ns, address) = (&from.node.host.ns, peer.overlay.v4.into());
+                (
+                    peer.name().to_owned(),
+                    scope.spawn(move || ping::first(ns, address, limit)),
+                )
+            })
+            .collect();
+        pings
+            .into_iter()
+            .map(|(name, ping)| Ok((name, ping.join().ok().context("a ping panicked")??)))
+            .collect()
+    })
+}
+
+#[test]
+fn a_sleeper_that_wakes_elsewhere_is_reached_and_nobody_lies_meanwhile() {
+    run("nat-sleep", |lab| {
+        let forgets = Made::InUserSpace(FORGETS_AFTER);
+        let bed = home(lab, "bed", 1, Behaviour::CARRIER, forgets)?;
+        let host = bed.host(lab, "sleeper", 0)?;
+        let Roaming { stays, mover, .. } = &Roaming::start(lab, &host)?;
+        let train = home(lab, "train", 9, Behaviour::PORT_RESTRICTED, Made::ByKernel)?;
+        mover.process.signal(Signal::SIGSTOP)?;
+        let asleep = Instant::now();
+        let moved = train.move_in(lab, &host, 0)?;
+        ensure!(moved.v4 != host.v4, "the same address");
+        // Traffic to the sleeper goes on, as from somebody who waits for it.
+        for peer in stays {
+            let from = &peer.node.host.ns;
+            ensure!(
+                ping::first(from, mover.overlay.v4.into(), NOTICED)?.is_none(),
+                "a stopped process answers"
+            );
+        }
+        eventually(2 * SLEEP, "the sleeper has slept", || {
+            for peer in stays {
+                let path = path(peer, mover)?;
+                ensure!(
+                    !is_direct(&path),
+                    "{} calls the path to a sleeper {path}",
+                    peer.name()
+                );
+            }
+            ensure!(asleep.elapsed() >= SLEEP, "not yet");
+            Ok(())
+        })?;
+        mover.process.signal(Signal::SIGCONT)?;
+        wakes(mover, stays)?;
+        settle(mover, stays)
+    });
+}
+
+/// Traffic flows in time, and until it does neither end calls the path direct.
+fn wakes(mover: &Member, stays: &[Member]) -> Result<()> {
+    let woken = Instant::now();
+    let limit = scaled(2 * AFTER_A_SLEEP);
+    let mut claims = Vec::new();
+    let answers = std::thread::scope(|scope| {
+        let pings: Vec<_> = stays
+            .iter()
+            .map(|peer| {
+                let (from, to) = (&mover.node.host.ns, peer.overlay.v4.into());
+                scope.spawn(move || {
+                    let first = ping::first(from, to, limit)?;
+                    Ok::<_, anyhow::Error>(first.map(|_| woken.elapsed()))
+                })
+            })
+            .collect();
+        while !pings.iter().all(|ping| ping.is_finished()) {
+            for peer in stays {
+                for (from, to) in [(mover, peer), (peer, mover)] {
+                    let path = path(from, to)?;
+                    if is_direct(&path) {
+                        let claim =
+                            format!("{} calls its path to {} {path}", from.name(), to.name());
+                        claims.push((peer.name(), woken.elapsed(), claim));
+                    }
+                }
+            }
+        }
+        pings
+            .into_iter()
+            .map(|ping| ping.join().ok().context("a ping panicked")?)
+            .collect::<Result<Vec<_>>>()
+    })?;
+    for (peer, first) in stays.iter().zip(answers) {
+        let first = first.with_context(|| format!("{} never answers", peer.name()))?;
+        note(format_args!(
+            "{} answers {first:?} after waking",
+            peer.name()
+        ));
+        ensure!(
+            first <= scaled(AFTER_A_SLEEP),
+            "{} answers only after {first:?}",
+            peer.name()
+        );
+        let lie = claims
+            .iter()
+            .find(|(about, at, _)| *about == peer.name() && *at + PING_GRAIN < first);
+        ensure!(
+            lie.is_none(),
+            "{lie:?}, and the first answer came after {first:?}"
+        );
+    }
+    Ok(())
+}
+
+fn path(from: &Member, to: &Member) -> Result<String> {
+    let peer = from.node.status()?.peer(to.name())?;
+    Ok(peer["path"].as_str().unwrap_or("none").to_owned())
+}
+
+fn is_direct(path: &str) -> bool {
+    matches!(path, "direct" | "lan")
+}

@@ -1,0 +1,110 @@
+//! Show 7 of Part 4: of several relays the best one is used, or the one that was asked for.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use kanpachi_tests::{
+    client::Node,
+    lab::{Host, Lab, run},
+    mesh::{Hub, Member, reach},
+    nat::{behaviour::Behaviour, gateway::Made, world::World},
+    note,
+    wait::eventually,
+    wire::{Settings, Wire},
+};
+
+/// Name and delay each way.
+const RELAYS: [(&str, u64); 3] = [("near", 10), ("middle", 40), ("far", 80)];
+/// How often the choice is made anew.
+const ROUNDS: usize = 20;
+/// From a start to the best relay.
+const CHOSEN: Duration = Duration::from_secs(15);
+const STOP: Duration = Duration::from_secs(5);
+
+/// Two members behind symmetric NATs, and three relays at different distances.
+struct Scene {
+    relays: Vec<Host>,
+    members: Vec<Member>,
+    _running: (Hub, Vec<kanpachi_tests::process::Process>, Vec<Wire>, World),
+}
+
+impl Scene {
+    fn new(lab: &mut Lab) -> Result<Self> {
+        let public = lab.public().clone();
+        let (mut relays, mut wires) = (Vec::new(), Vec::new());
+        for (name, delay) in RELAYS {
+            let settings = Settings {
+                delay: Duration::from_millis(delay),
+                ..Settings::default()
+            };
+            let (host, wire) = lab.host_by_wire(name, &public, settings)?;
+            relays.push(host);
+            wires.push(wire);
+        }
+        let (hub, processes) = Hub::start_beside(lab, &relays)?;
+        let mut world = World::default();
+        let mut members: Vec<Member> = Vec::new();
+        for name in ["alice", "bob"] {
+            world.home(lab, name, Behaviour::SYMMETRIC, Made::ByKernel)?;
+            let node = Node::new(lab, &world.site(name)?.host)?;
+            let invite = match members.first() {
+                None => hub.invite()?.to_owned(),
+                Some(owner) => owner.node.invite("lan", &[])?,
+            };
+            members.push(Member::join(node, &invite)?);
+        }
+        Ok(Self {
+            relays,
+            members,
+            _running: (hub, processes, wires, world),
+        })
+    }
+
+    /// Waits until data to the other takes this relay.
+    fn wait_for(&self, at: usize, relay: &str) -> Result<()> {
+        let host = self.relays.iter().find(|r| r.name == relay);
+        let address = host.map(|host| host.v4.to_string());
+        let (node, other) = (&self.members[at].node, self.members[1 - at].name());
+        let what = format!("{} goes over the {relay} relay", node.host.name);
+        eventually(CHOSEN, &what, || {
+            let peer = node.status()?.peer(other)?;
+            ensure!(peer["path"] == "relay", "path {}", peer["path"]);
+            ensure!(
+                peer["via"].as_str() == address.as_deref(),
+                "{}",
+                peer["via"]
+            );
+            Ok(())
+        })
+    }
+}
+
+#[test]
+fn the_nearest_of_three_relays_is_chosen_every_time_and_an_order_is_obeyed() {
+    run("relay-show7", |lab| {
+        let mut scene = Scene::new(lab)?;
+        reach(&scene.members[0], &scene.members[1], CHOSEN)?;
+        let mut slowest = Duration::ZERO;
+        for round in 0..ROUNDS {
+            let start = Instant::now();
+            let member = &mut scene.members[round % 2];
+            member.process.terminate(STOP)?;
+            member.start_again()?;
+            scene.wait_for(round % 2, "near")?;
+            scene.wait_for(1 - round % 2, "near")?;
+            slowest = slowest.max(start.elapsed());
+        }
+        note(format_args!(
+            "the best relay {ROUNDS} of {ROUNDS} times, after {:.1} s at the latest",
+            slowest.as_secs_f64()
+        ));
+
+        let far = scene.relays[2].v4.to_string();
+        let alice = &mut scene.members[0];
+        alice.process.terminate(STOP)?;
+        alice.process = alice.node.start(&["up", "--relay-via", &far])?;
+        scene.wait_for(0, "far")?;
+        scene.wait_for(1, "far")?;
+        reach(&scene.members[0], &scene.members[1], CHOSEN)
+    });
+}
