@@ -127,6 +127,24 @@ fn whoever_has_most_makes_room_for_whoever_has_less() {
 }
 
 #[test]
+fn a_crowd_that_fills_all_the_room_takes_none_from_whoever_has_little() {
+    let (mut room, me) = (Room::new(100, 8), 200);
+    let (mine, _) = record(250, 1, 600);
+    room.offer(me, 250, 1).unwrap();
+    for round in 0..5 {
+        for other in 0..48 {
+            // Some find no room, and none of them mine.
+            if let Ok(taken) = room.offer(other, round * 48 + other, 1) {
+                assert!(taken.dropped.iter().all(|key| key.0.as_slice() != mine));
+            }
+        }
+    }
+    assert_eq!(room.shelf.len(), 100);
+    room.offer(me, 250, 2).unwrap();
+    room.offer(201, 251, 1).unwrap();
+}
+
+#[test]
 fn bytes_are_bounded_too() {
     let mut room = Room::new(100, 100);
     let (_, value) = record(1, 1, 600);

@@ -3,6 +3,7 @@
 pub mod code;
 pub mod control;
 pub mod frame;
+pub mod kademlia;
 pub mod member;
 pub mod membership;
 pub mod mirror;

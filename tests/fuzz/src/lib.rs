@@ -45,6 +45,7 @@ targets! {
     router::router, 1000;
     stream::frames, 400, "any", "client", "mirror-request";
     stream::messages, 400, "any", "client", "server", "mirror-request", "mirror-reply", "code-request", "code-reply", "relay";
+    stream::kademlia, 2000;
     objects::objects, 400, "any", "manifest", "directory", "head", "suspend", "peer-record", "outer-record", "proof",
         "roster", "page", "delta", "public-roster";
     texts::invite, 2000, "invite";

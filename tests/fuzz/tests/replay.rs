@@ -57,6 +57,6 @@ macro_rules! replays {
 }
 
 replays! {
-    tunnel_datagram tunnel_payload tunnel_control inner_packet reassembly reflector relay router frames messages objects invite names values
+    tunnel_datagram tunnel_payload tunnel_control inner_packet reassembly reflector relay router frames messages kademlia objects invite names values
     command_line code_session control_body record_policy record_open mirror coordinator_session node_session
 }

@@ -9,6 +9,8 @@
 mod codes;
 #[path = "seeds/fragments.rs"]
 mod fragments;
+#[path = "seeds/kademlia.rs"]
+mod kademlia;
 #[path = "seeds/reflector.rs"]
 mod reflector;
 #[path = "seeds/relay.rs"]
@@ -51,6 +53,7 @@ fn write_the_corpus() {
     tunnels();
     packets();
     fragments::write();
+    kademlia::write();
     reflector::write();
     relay::write();
     router::write();

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use futures::StreamExt as _;
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use kanpachi_common::Hash;
 use kanpachi_common::secret::NetworkSecret;
+use kanpachi_common::wire::kademlia;
 use kanpachi_common::{NodeId, OrgId, SecretKey};
 use kanpachi_transport::swarm as stack;
 use kanpachi_transport::{
@@ -45,6 +46,7 @@ impl DatagramHandler for Silent {
 /// A peer that speaks Kademlia and does what it is told. Inside a tokio runtime of the namespace.
 pub struct DhtPeer {
     swarm: Swarm<Behaviour>,
+    protocol: StreamProtocol,
     port: u16,
     _reader: Reader,
 }
@@ -81,7 +83,7 @@ impl DhtPeer {
         let port = socket.port();
         let reader = socket.spawn_reader(Silent)?;
         let name = StreamProtocol::try_from_owned(format!("/kanpachi/{org}/kad/1"))?;
-        let mut config = kad::Config::new(name);
+        let mut config = kad::Config::new(name.clone());
         config.set_query_timeout(PATIENCE / 3);
         adjust(&mut config);
         let mut kad = kad::Behaviour::with_config(peer, MemoryStore::new(peer), config);
@@ -104,6 +106,7 @@ impl DhtPeer {
         swarm.listen_on("/ip4/0.0.0.0/udp/0/quic-v1".parse()?)?;
         Ok(Self {
             swarm,
+            protocol: name,
             port,
             _reader: reader,
         })
@@ -240,6 +243,28 @@ impl DhtPeer {
             _ => None,
         });
         Ok(values.collect())
+    }
+
+    /// What one server that it has met answers when it is asked for a record: all of it, as it comes.
+    pub async fn asks_one(&mut self, server: &NodeId, key: &[u8; 32]) -> Result<Vec<u8>> {
+        let mut control = self.streams();
+        let (peer, protocol) = (peer_id(*server), self.protocol.clone());
+        let conversation = async {
+            let mut stream = control.open_stream(peer, protocol).await?;
+            stream.write_all(&kademlia::question(key)).await?;
+            stream.close().await?;
+            let mut answer = Vec::new();
+            let limit = u64::try_from(kademlia::MAX_ANSWER)?;
+            stream.take(limit).read_to_end(&mut answer).await?;
+            Ok(answer)
+        };
+        tokio::pin!(conversation);
+        loop {
+            tokio::select! {
+                answer = &mut conversation => return answer,
+                _ = self.swarm.select_next_some() => {}
+            }
+        }
     }
 
     /// The addresses of all who are said to be near somebody.

@@ -3,6 +3,7 @@
 
 mod replayed;
 mod stage;
+mod surrounded;
 mod withheld;
 
 use std::net::SocketAddr;

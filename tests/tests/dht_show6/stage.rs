@@ -110,7 +110,7 @@ pub(crate) fn stage(lab: &mut Lab) -> Result<Stage> {
     })
 }
 
-fn forget_addresses(node: &Node) -> Result<()> {
+pub(crate) fn forget_addresses(node: &Node) -> Result<()> {
     let db = rusqlite::Connection::open(node.state_dir.join("node.db"))?;
     Ok(db.execute_batch("DELETE FROM candidates; DELETE FROM records;")?)
 }

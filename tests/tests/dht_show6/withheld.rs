@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -32,19 +33,19 @@ const GHOSTS: usize = AT_A_KEY;
 const ADDRESSES: u32 = 16;
 /// Until everybody knows the Sybils for members, and they stand where they should.
 const SETTLED: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(500);
+pub(crate) const LOOK: Duration = Duration::from_millis(500);
 /// So many of those who answer next to a key are the attackers' before anything is killed.
 const NEAREST: usize = 3;
 
 /// Identities at one key: those that are there, and those of which the others only tell.
-struct Circle {
+pub(crate) struct Circle {
     key: [u8; 32],
     sybils: Vec<[u8; 32]>,
     ghosts: Vec<NodeId>,
 }
 
 impl Circle {
-    fn around(key: [u8; 32]) -> Self {
+    pub(crate) fn around(key: [u8; 32]) -> Self {
         let seeds = seeds_near(&key, AT_A_KEY + GHOSTS);
         // By turns, so that the nearest of all are of both kinds.
         let (sybils, ghosts): (Vec<_>, Vec<_>) =
@@ -59,7 +60,17 @@ impl Circle {
         }
     }
 
-    fn ids(&self) -> impl Iterator<Item = NodeId> {
+    /// So many that are there, and no others: whoever asks them comes to an end.
+    pub(crate) fn of_the_living(key: [u8; 32]) -> Self {
+        let seeds = seeds_near(&key, AT_A_KEY).into_iter();
+        Self {
+            key,
+            sybils: seeds.collect(),
+            ghosts: Vec::new(),
+        }
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> {
         let sybils = self.sybils.iter().map(SecretKey::from_seed);
         sybils.map(|identity| identity.node_id())
     }
@@ -92,6 +103,45 @@ async fn join(target: Target, token: [u8; 32], from: &[IpAddr], circles: &[Circl
         );
     }
     Ok(())
+}
+
+/// All of them become members by an invite, and their addresses are those of the host that is returned.
+pub(crate) fn join_all(lab: &mut Lab, mesh: &Mesh, circles: &[Circle]) -> Result<Host> {
+    let (host, addresses) = crowd(lab)?;
+    let uses = circles.iter().map(|circle| circle.sybils.len());
+    let uses = uses.sum::<usize>();
+    let alice = &mesh.member("alice")?.node;
+    let invite = alice.invite(NETWORK, &["--uses", &uses.to_string()])?;
+    let (target, token) = (coordinator(mesh)?, Invite::parse(&invite)?.secret.token());
+    inside(&host, async || {
+        join(target, token, &addresses, circles).await
+    })?;
+    for name in ["alice", "bob"] {
+        let node = &mesh.member(name)?.node;
+        eventually(SETTLED, "everybody is known for a member", || {
+            let members = node.status()?.members().count();
+            ensure!(members >= uses + 2, "{members} members");
+            Ok(())
+        })?;
+    }
+    Ok(host)
+}
+
+/// Begins to withhold; ends when it is told to.
+pub(crate) fn begin(
+    host: &Host,
+    prey: &Prey,
+    circles: &Arc<Vec<Circle>>,
+    stop: &Arc<AtomicBool>,
+) -> JoinHandle<Result<()>> {
+    let (prey, circles, stop) = (prey.clone(), Arc::clone(circles), Arc::clone(stop));
+    let here = host.v4.into();
+    host.ns.spawn(move || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(withhold(&prey, here, &circles, stop))
+    })
 }
 
 /// They are there for everybody, keep nothing, and tell of each other and of ghosts only.
@@ -168,43 +218,16 @@ fn members_that_surround_a_record_and_withhold_it_cut_nobody_off() {
             prey,
         } = stage(lab)?;
         let before = memory(&bootstrap, &mesh)?;
-        let (host, addresses) = crowd(lab)?;
         let circles: Arc<Vec<Circle>> = Arc::new(
             prey.members
                 .iter()
                 .map(|(victim, _)| Circle::around(prey.key(victim)))
                 .collect(),
         );
-        let uses = (AT_A_KEY * circles.len()).to_string();
-        let invite = mesh
-            .member("alice")?
-            .node
-            .invite(NETWORK, &["--uses", &uses])?;
-        let (target, token) = (coordinator(&mesh)?, Invite::parse(&invite)?.secret.token());
-        inside(&host, async || {
-            join(target, token, &addresses, &circles).await
-        })?;
+        let host = join_all(lab, &mesh, &circles)?;
         let (_, carol) = take_over(&mut mesh)?;
-        for name in ["alice", "bob"] {
-            let node = &mesh.member(name)?.node;
-            eventually(SETTLED, "everybody is known for a member", || {
-                let members = node.status()?.members().count();
-                ensure!(members >= AT_A_KEY * 2 + 2, "{members} members");
-                Ok(())
-            })?;
-        }
         let stop = Arc::new(AtomicBool::new(false));
-        let attack = {
-            let (prey, stop, circles) = (prey.clone(), Arc::clone(&stop), Arc::clone(&circles));
-            let here = host.v4.into();
-            let work = move || {
-                tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()?
-                    .block_on(withhold(&prey, here, &circles, stop))
-            };
-            host.ns.spawn(work)
-        };
+        let attack = begin(&host, &prey, &circles, &stop);
         let outcome = (|| {
             inside(&host, async || {
                 let waits = surrounded(&prey, &carol.identity, &circles);

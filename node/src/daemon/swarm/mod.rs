@@ -4,6 +4,7 @@
 mod addresses;
 mod cut;
 mod dial;
+mod direct;
 mod discovery;
 mod records;
 mod relays;
@@ -245,6 +246,8 @@ enum Later {
         ways: Vec<Way>,
     },
     Push,
+    /// The bootstraps were asked for a record.
+    Asked(records_core::Query),
     Met(NodeId),
     StandEnded(NodeId),
 }
@@ -388,6 +391,7 @@ impl Task {
                 }
             }
             Later::Push => self.push(),
+            Later::Asked(query) => self.handle_asked(query).await,
             Later::Met(node) => self.end_circuits(&node),
             Later::StandEnded(node) => self.tell(Event::StandEnded(node)).await,
         }

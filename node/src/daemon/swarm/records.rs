@@ -16,6 +16,8 @@ use libp2p::{
     },
 };
 
+use tokio::task::AbortHandle;
+
 use super::{Event, Task};
 
 /// Servers that a record is given to: the nearest to its key.
@@ -56,11 +58,20 @@ enum Track {
     Get(Query),
 }
 
+/// A look-up, until both have ended.
+#[derive(Debug)]
+struct Get {
+    /// Of whoever is nearest to the key.
+    nearest: Option<QueryId>,
+    /// Of the bootstraps.
+    bootstraps: Option<AbortHandle>,
+}
+
 /// Queries under way, and how much each peer has offered.
 #[derive(Debug, Default)]
 pub(super) struct Dht {
     tracks: HashMap<QueryId, Track>,
-    gets: HashMap<Query, QueryId>,
+    gets: HashMap<Query, Get>,
     pub(super) servers: BTreeSet<PeerId>,
     offers: HashMap<PeerId, (u32, Instant)>,
 }
@@ -96,19 +107,8 @@ impl Task {
                 value,
                 life,
             } => self.put(query, &key, value, life),
-            Action::Get { query, key } => {
-                let id = self.kad().get_record(key_of(&key));
-                self.dht.tracks.insert(id, Track::Get(query));
-                self.dht.gets.insert(query, id);
-            }
-            Action::Stop(query) => {
-                if let Some(id) = self.dht.gets.remove(&query) {
-                    self.dht.tracks.remove(&id);
-                    if let Some(mut query) = self.kad().query_mut(&id) {
-                        query.finish();
-                    }
-                }
-            }
+            Action::Get { query, key } => self.get(query, &key),
+            Action::Stop(query) => self.stop_get(query),
             Action::Keep { key, value, life } => drop(self.keep(&key, value, life)),
             Action::Drop(keys) => {
                 let store = self.kad().store_mut();
@@ -134,21 +134,62 @@ impl Task {
         record
     }
 
-    /// Keeps a record of this node, gives it to the nearest servers known here at once, and to nearer ones as they
-    /// are found.
+    fn get(&mut self, query: Query, key: &Hash) {
+        let id = self.kad().get_record(key_of(key));
+        self.dht.tracks.insert(id, Track::Get(query));
+        let get = Get {
+            nearest: Some(id),
+            bootstraps: self.ask_bootstraps(query, key),
+        };
+        self.dht.gets.insert(query, get);
+    }
+
+    fn stop_get(&mut self, query: Query) {
+        let Some(get) = self.dht.gets.remove(&query) else {
+            return;
+        };
+        if let Some(asking) = get.bootstraps {
+            asking.abort();
+        }
+        if let Some(id) = get.nearest {
+            self.dht.tracks.remove(&id);
+            if let Some(mut query) = self.kad().query_mut(&id) {
+                query.finish();
+            }
+        }
+    }
+
+    /// The bootstraps have answered, or will not.
+    pub(super) async fn handle_asked(&mut self, query: Query) {
+        if let Some(get) = self.dht.gets.get_mut(&query) {
+            get.bootstraps = None;
+        }
+        self.check_finished(query).await;
+    }
+
+    async fn check_finished(&mut self, query: Query) {
+        let get = self.dht.gets.get(&query);
+        if get.is_some_and(|get| get.nearest.is_none() && get.bootstraps.is_none()) {
+            self.dht.gets.remove(&query);
+            self.tell(Event::Record(RecordEvent::Finished(query))).await;
+        }
+    }
+
+    /// Keeps a record of this node, gives it to the bootstraps and to the nearest servers known here at once, and to
+    /// nearer ones as they are found.
     fn put(&mut self, query: Query, key: &Hash, value: Vec<u8>, life: Duration) {
         let record = self.keep(key, value, life);
         let target = kad::KBucketKey::from(record.key.clone());
-        let nearest: Vec<PeerId> = self
-            .kad()
-            .get_closest_local_peers(&target)
-            .map(|key| *key.preimage())
-            .take(NEAREST)
-            .collect();
-        let given: BTreeSet<PeerId> = nearest.iter().copied().collect();
-        let hash = record.key.to_vec();
+        // Before the others: not all are given it at once, and some of those may be long in not answering.
+        let mut servers = self.reach_bootstraps();
         let kad = self.kad();
-        let id = kad.put_record_to(record.clone(), nearest.into_iter(), Quorum::All);
+        let nearest = kad.get_closest_local_peers(&target).take(NEAREST);
+        let nearest = nearest.map(|key| *key.preimage());
+        let more: Vec<PeerId> = nearest.filter(|peer| !servers.contains(peer)).collect();
+        servers.extend(more);
+        let given = servers.iter().copied().collect();
+        let hash = record.key.to_vec();
+        let id = kad.put_record_to(record.clone(), servers.into_iter(), Quorum::All);
         let closest = kad.get_closest_peers(hash);
         self.dht.tracks.insert(id, Track::Put(query));
         self.dht
@@ -213,8 +254,10 @@ impl Task {
                 }
                 if step.last {
                     self.dht.tracks.remove(&id);
-                    self.dht.gets.remove(&query);
-                    self.tell(Event::Record(RecordEvent::Finished(query))).await;
+                    if let Some(get) = self.dht.gets.get_mut(&query) {
+                        get.nearest = None;
+                    }
+                    self.check_finished(query).await;
                 }
             }
             (Some(Track::Closest { .. }), QueryResult::GetClosestPeers(result)) if step.last => {

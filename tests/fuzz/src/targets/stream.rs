@@ -4,6 +4,7 @@ use kanpachi_common::wire::{
     code::{self, CodeReply, CodeRequest},
     control::{ClientMessage, ServerMessage},
     frame::{Frame, FrameReader, MAX_REPLY, MAX_REQUEST},
+    kademlia,
     mirror::{self, MirrorReply, MirrorRequest},
     relay::{self, RelayMessage, data_channel},
 };
@@ -82,6 +83,23 @@ pub fn messages(data: &[u8]) {
         }
         if let Ok(message) = MirrorReply::from_frame(&frame) {
             assert_eq!(MirrorReply::from_frame(&message.frame()), Ok(message));
+        }
+    }
+}
+
+/// What a server of the DHT answers, read as it comes in.
+///
+/// # Panics
+/// When an answer is longer than it may be, or a value than its answer.
+pub fn kademlia(data: &[u8]) {
+    let Ok(Some((length, begin))) = kademlia::length(data) else {
+        return;
+    };
+    assert!(length <= kademlia::MAX_ANSWER && begin <= 3);
+    let answer = data.get(begin..).unwrap_or_default();
+    for answer in [answer, answer.get(..length).unwrap_or_default()] {
+        if let Ok(Some(value)) = kademlia::value(answer) {
+            assert!(value.len() < answer.len(), "a value out of nothing");
         }
     }
 }

@@ -10,6 +10,12 @@ const fn format(test: &'static str) -> Finder {
     }
 }
 
+/// A record whose nearest places are the attackers'.
+const SURROUNDED: Finder = lab(
+    "dht_show6",
+    "surrounded::a_record_that_members_surround_and_withhold_is_found_by_the_dht_alone",
+);
+
 pub(crate) const FAULTS: &[Fault] = &[
     Fault {
         name: "record of somebody else believed",
@@ -155,6 +161,37 @@ pub(crate) const FAULTS: &[Fault] = &[
         finders: &[lib(
             "node/proto",
             "standing::tests::whoever_looks_for_a_node_asks_where_it_stands",
+        )],
+    },
+    Fault {
+        name: "bootstraps are given no record",
+        edits: &[(
+            "node/src/daemon/swarm/records.rs",
+            "let mut servers = self.reach_bootstraps();",
+            "let mut servers = if FAULT { Vec::new() } else { self.reach_bootstraps() };",
+        )],
+        finders: &[SURROUNDED],
+    },
+    Fault {
+        name: "bootstraps are asked for no record",
+        edits: &[(
+            "node/src/daemon/swarm/records.rs",
+            "bootstraps: self.ask_bootstraps(query, key),",
+            "bootstraps: if FAULT { None } else { self.ask_bootstraps(query, key) },",
+        )],
+        finders: &[SURROUNDED],
+    },
+    Fault {
+        name: "nothing of a refused record is forgotten",
+        edits: &[(
+            "bootstrap/src/server.rs",
+            "tracing::debug!(%source, %why, \"a record is not kept\");",
+            "if FAULT { std::mem::forget(vec![1_u8; 1 << 16]); }
+                tracing::debug!(%source, %why, \"a record is not kept\");",
+        )],
+        finders: &[lab(
+            "dht_show6",
+            "a_hostile_member_of_the_dht_cuts_nobody_off_and_fills_no_memory",
         )],
     },
 ];
