@@ -207,9 +207,13 @@ impl Segment {
 
     fn make_bridge(&self) -> Result<()> {
         let (bridge, bits, (gateway, _)) = (self.bridge, self.v4_bits, self.address(1));
+        // Left to itself a bridge takes the lowest address of its ports: a port added later changes it, and whoever knows
+        // the old one sends to nobody for up to 45 s.
+        let [a, b, c, d] = gateway.octets();
+        let mac = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
         // Without a querier, snooping would starve IPv6 neighbour discovery and mDNS after a while.
         self.ns.ip(&format!(
-            "link add {bridge} type bridge forward_delay 0 stp_state 0 mcast_snooping 0\n"
+            "link add {bridge} address {mac} type bridge forward_delay 0 stp_state 0 mcast_snooping 0\n"
         ))?;
         self.ns
             .sysctl(&format!("ipv6/conf/{bridge}/accept_dad"), "0")?;
