@@ -14,8 +14,8 @@ use kanpachi_tests::traffic::ping;
 use kanpachi_tests::wait::{eventually, scaled};
 use nix::sys::signal::Signal;
 
-/// Between two moves, and no part of what is measured: at rest a path that was given up is tried every 20 s.
-const DIRECT_AGAIN: Duration = Duration::from_secs(60);
+/// From the answer after a move to a direct path.
+const DIRECT_AGAIN: Duration = Duration::from_secs(15);
 /// From the new address to the first answer.
 const AFTER_A_MOVE: Duration = Duration::from_secs(2);
 const MOVES: usize = 10;

@@ -50,6 +50,13 @@ const PROBE_SILENT: Duration = Duration::from_secs(60);
 const SILENT_AT_REST: u32 = 6;
 /// The same while data flows over a relay: what was cut may be whole again.
 const PROBE_SILENT_FROM_RELAY: Duration = Duration::from_secs(8);
+/// The same when either end has moved a moment ago, or has told of new addresses: each may have to send before the NAT of the
+/// other lets in what the other sends, and neither knows when the other does.
+const PROBE_HOPEFUL: Duration = Duration::from_secs(1);
+/// For this long,
+const HOPE: Duration = Duration::from_secs(30);
+/// and, when it is the word of the peer, not again so soon: it may have told of an address of somebody else.
+const HOPE_AGAIN: Duration = Duration::from_secs(60);
 /// Answers in a row that make a path good enough to move to.
 const STREAK: u32 = 3;
 /// A probe unanswered for this long is counted as lost.
@@ -159,10 +166,13 @@ impl Path {
     /// is known to be good has its turn.
     fn ask_soon(&mut self, now: Instant) {
         let good = self.streak >= STREAK && self.unanswered == 0 && self.is_alive(now);
-        if !good && self.last_probe.is_none_or(|at| now >= at + PROBE_RISING) {
-            self.last_probe = None;
-            (self.unanswered, self.unanswered_since) = (0, None);
+        if good {
+            return;
         }
+        if self.last_probe.is_none_or(|at| now >= at + PROBE_RISING) {
+            self.last_probe = None;
+        }
+        (self.unanswered, self.unanswered_since) = (0, None);
     }
 
     fn drop_lost(&mut self, now: Instant) {
@@ -217,23 +227,36 @@ pub struct PathSet {
     moved: bool,
     /// The newest packet that the primary path was chosen by.
     followed: Option<(Order, Instant)>,
+    /// Since when there is hope that a path works that has not answered.
+    hope_since: Option<Instant>,
 }
 
 impl PathSet {
     /// Replaces the offered addresses; returns whether there is a new one. Only the first
     /// [`MAX_CANDIDATES`] count. The primary path stays, and so do the latest that were observed or have answered.
-    pub fn offer(&mut self, candidates: &[Candidate]) -> bool {
+    pub fn offer(&mut self, candidates: &[Candidate], now: Instant) -> bool {
+        let before: Vec<_> = (self.paths.iter().filter(|p| p.offered))
+            .map(|p| p.addr)
+            .collect();
         for path in self.paths.iter_mut().filter(|p| p.kind != PathKind::Relay) {
             path.offered = false;
         }
-        let mut new = false;
+        let (mut new, mut news) = (false, false);
         for candidate in candidates.iter().take(MAX_CANDIDATES) {
+            let back = !before.contains(&candidate.addr);
+            news |= back;
             if let Some(path) = self.find(candidate.addr) {
                 (path.offered, path.kind) = (true, candidate.kind);
+                if back {
+                    path.ask_soon(now);
+                }
             } else {
                 self.paths.push(Path::new(*candidate, true));
                 new = true;
             }
+        }
+        if news {
+            self.hope(now);
         }
         // What is offered no longer and never worked was wrong, or is out of date.
         let primary = self.primary;
@@ -308,6 +331,17 @@ impl PathSet {
                 .push(Path::new(Candidate { addr: from, kind }, false));
             self.drop_surplus();
         }
+    }
+
+    /// The peer may be reached where it could not be reached before.
+    fn hope(&mut self, now: Instant) {
+        if self.hope_since.is_none_or(|at| now >= at + HOPE_AGAIN) {
+            self.hope_since = Some(now);
+        }
+    }
+
+    fn is_hopeful(&self, now: Instant) -> bool {
+        !self.is_direct() && self.hope_since.is_some_and(|at| now < at + HOPE)
     }
 
     /// Keeps [`MAX_OBSERVED`] addresses that nobody offers: the primary and the newest, those that answer first.
@@ -439,6 +473,7 @@ impl PathSet {
             self.trouble_since = Some(now);
             self.moved = true;
         }
+        self.hope_since = Some(now);
         for path in &mut self.paths {
             path.last_probe = None;
             path.failed_at = None;
@@ -454,6 +489,9 @@ impl PathSet {
         }
         let old = self.primary.replace(addr);
         self.primary_since = Some(now);
+        if self.is_direct() {
+            self.hope_since = None;
+        }
         for path in &mut self.paths {
             if path.addr == addr || Some(path.addr) == old {
                 path.last_probe = None;
@@ -587,7 +625,7 @@ impl PathSet {
         }
         Some(if primary {
             // A probe in flight is followed up by trouble, not by the next probe.
-            if activity.active {
+            if activity.active || self.waits_for_a_lead(activity, now) {
                 PROBE_PRIMARY
             } else if activity.controls {
                 PROBE_IDLE
@@ -597,6 +635,7 @@ impl PathSet {
         } else if path.last_answer.is_none() || path.unanswered >= STREAK {
             let rarest = match (self.is_direct(), activity.active) {
                 (true, _) => PROBE_SILENT,
+                _ if self.is_hopeful(now) => PROBE_HOPEFUL,
                 (false, true) => PROBE_SILENT_FROM_RELAY,
                 (false, false) => PROBE_OTHER_IDLE,
             };
@@ -612,6 +651,13 @@ impl PathSet {
         } else {
             PROBE_OTHER_IDLE
         })
+    }
+
+    /// Is this end on a relay though it need not be, and the other end to move the pair? That end may believe that this has
+    /// happened, and is told otherwise by each probe of the relay.
+    fn waits_for_a_lead(&self, activity: &Activity, now: Instant) -> bool {
+        let works = |p: &Path| p.kind != PathKind::Relay && p.streak >= STREAK && p.is_alive(now);
+        !activity.controls && !self.is_direct() && self.paths.iter().any(works)
     }
 
     /// When a path is to be probed at the latest.

@@ -33,17 +33,17 @@ const QUIET: Activity = Activity {
 
 #[test]
 fn the_number_of_addresses_is_bounded() {
-    let mut set = PathSet::default();
+    let (mut set, now) = (PathSet::default(), Instant::now());
     let many: Vec<_> = (1..=40).map(|n| candidate(n, PathKind::Host)).collect();
-    assert!(set.offer(&many));
-    assert!(!set.offer(&many));
+    assert!(set.offer(&many, now));
+    assert!(!set.offer(&many, now));
     assert_eq!(set.race_order().len(), MAX_CANDIDATES);
     for n in 100..200 {
         set.observe(addr(n));
     }
     assert_eq!(set.race_order().len(), MAX_CANDIDATES + MAX_OBSERVED);
     // What is no longer offered and never worked is forgotten.
-    set.offer(&[]);
+    set.offer(&[], now);
     assert_eq!(set.race_order().len(), MAX_OBSERVED);
 }
 
@@ -51,11 +51,14 @@ fn the_number_of_addresses_is_bounded() {
 fn the_race_starts_with_what_worked_and_ends_with_relays() {
     let mut set = PathSet::default();
     let now = Instant::now();
-    set.offer(&[
-        candidate(1, PathKind::Relay),
-        candidate(2, PathKind::Reflexive),
-        candidate(3, PathKind::Host),
-    ]);
+    set.offer(
+        &[
+            candidate(1, PathKind::Relay),
+            candidate(2, PathKind::Reflexive),
+            candidate(3, PathKind::Host),
+        ],
+        now,
+    );
     assert_eq!(set.race_order(), [addr(3), addr(2), addr(1)]);
     set.established(addr(2), order(0), now);
     assert_eq!(set.race_order(), [addr(2), addr(3), addr(1)]);
@@ -68,7 +71,7 @@ fn the_race_starts_with_what_worked_and_ends_with_relays() {
 fn nothing_is_probed_without_a_session() {
     let mut set = PathSet::default();
     let now = Instant::now();
-    set.offer(&[candidate(1, PathKind::Host)]);
+    set.offer(&[candidate(1, PathKind::Host)], now);
     assert_eq!(set.poll_probe(&QUIET, now, || 1), None);
     assert_eq!(set.poll_timeout(&QUIET, now), None);
     set.established(addr(1), order(0), now);
@@ -125,7 +128,10 @@ fn late_packets_of_another_session_are_not_followed() {
 fn the_end_that_controls_does_not_follow_to_a_path_that_it_knows() {
     let mut set = PathSet::default();
     let now = Instant::now();
-    set.offer(&[candidate(1, PathKind::Host), candidate(2, PathKind::Host)]);
+    set.offer(
+        &[candidate(1, PathKind::Host), candidate(2, PathKind::Host)],
+        now,
+    );
     set.established(addr(1), order(0), now);
     let mut nonce = 0;
     while let Some(probe) = set.poll_probe(&QUIET, now, || {
@@ -156,7 +162,7 @@ fn silence(set: &mut PathSet, activity: &Activity, now: &mut Instant) -> Duratio
 #[test]
 fn on_another_network_everything_is_suspect_and_everything_has_a_new_chance() {
     let (mut set, mut now) = (PathSet::default(), Instant::now());
-    set.offer(&[candidate(1, PathKind::Reflexive)]);
+    set.offer(&[candidate(1, PathKind::Reflexive)], now);
     set.established(addr(2), order(0), now);
     assert_eq!(silence(&mut set, &QUIET, &mut now), Duration::from_secs(32));
     set.probe_all(now);
@@ -192,8 +198,12 @@ fn from_a_relay_a_cut_path_is_looked_after() {
         (PathKind::Host, busy, 60),
     ] {
         let (mut set, mut now) = (PathSet::default(), Instant::now());
-        set.offer(&[candidate(1, PathKind::Reflexive), candidate(2, kind)]);
+        set.offer(
+            &[candidate(1, PathKind::Reflexive), candidate(2, kind)],
+            now,
+        );
         set.established(addr(2), order(0), now);
+        now += HOPE;
         let longest = silence(&mut set, &activity, &mut now);
         assert_eq!(longest, Duration::from_secs(rarest), "{kind:?}");
     }
@@ -250,4 +260,116 @@ fn the_time_without_a_network_does_not_count_against_a_path() {
         }
     }
     assert_eq!(set.review(&QUIET, late).map(|c| c.endpoint), Some(addr(2)));
+}
+
+/// The probes of one address in a minute, while the peer says again and again that it is there, and is not.
+fn lured(set: &mut PathSet, others: &[Candidate], start: Instant) -> usize {
+    let there = candidate(1, PathKind::Reflexive);
+    let (mut probes, mut nonces) = (0, 0..);
+    for tenth in 0..600 {
+        let now = start + Duration::from_millis(100) * tenth;
+        if tenth % 100 == 0 {
+            set.offer(&[there], now);
+        } else if tenth % 100 == 50 {
+            set.offer(others, now);
+        }
+        while let Some(probe) = set.poll_probe(&QUIET, now, || nonces.next().unwrap_or(0)) {
+            probes += usize::from(probe.addr == there.addr);
+            if probe.primary {
+                set.answered(probe.nonce, now);
+            }
+        }
+        set.review(&QUIET, now);
+    }
+    probes
+}
+
+/// Data takes a relay.
+fn relayed(now: Instant) -> PathSet {
+    let mut set = PathSet::default();
+    let via = Via::Relay {
+        relay: 0,
+        pair: 1,
+        channel: 1,
+    };
+    set.set_relayed(&[via.addr()], now);
+    set.established(via.addr(), order(0), now);
+    set
+}
+
+#[test]
+fn nobody_is_probed_much_on_the_word_of_a_peer() {
+    let there = [candidate(1, PathKind::Reflexive)];
+    let elsewhere = [candidate(2, PathKind::Reflexive)];
+    for (others, most) in [(there, 70), (elsewhere, 270)] {
+        let mut now = Instant::now();
+        let (mut set, mut probes) = (relayed(now), 0);
+        for _minute in 0..10 {
+            probes += lured(&mut set, &others, now);
+            now += Duration::from_secs(60);
+        }
+        assert!(probes <= most, "{probes} probes in ten minutes");
+    }
+}
+
+#[test]
+fn news_of_an_address_is_followed_up_for_a_while() {
+    let now = Instant::now();
+    let mut set = relayed(now);
+    set.offer(&[candidate(2, PathKind::Host)], now);
+    let later = now + HOPE_AGAIN;
+    let there = [candidate(1, PathKind::Reflexive)];
+    let probes = lured(&mut set, &there, later);
+    assert!((30..=40).contains(&probes), "{probes} in a minute");
+}
+
+/// The end that controls has moved the pair, and its word was lost or came too early.
+#[test]
+fn whoever_is_left_behind_on_a_relay_says_so() {
+    let mut now = Instant::now();
+    for (controls, most) in [(false, PROBE_PRIMARY), (true, PROBE_IDLE)] {
+        let activity = Activity { controls, ..QUIET };
+        let mut set = relayed(now);
+        set.offer(&[candidate(1, PathKind::Host)], now);
+        let mut nonces = 0..;
+        let mut last = now;
+        for _ in 0..40 {
+            while let Some(probe) = set.poll_probe(&activity, now, || nonces.next().unwrap_or(0)) {
+                set.answered(probe.nonce, now);
+                last = if probe.primary { now } else { last };
+            }
+            now += Duration::from_millis(100);
+        }
+        let relay = set.primary().unwrap().endpoint;
+        let path = set.paths.iter().find(|p| p.addr == relay).unwrap();
+        assert_eq!(set.due(path, &activity, now), Some(last + most));
+    }
+}
+
+#[test]
+fn an_address_told_of_again_is_asked_at_once() {
+    let (mut set, mut now) = (PathSet::default(), Instant::now());
+    let (old, new) = (
+        candidate(1, PathKind::Reflexive),
+        candidate(2, PathKind::Reflexive),
+    );
+    set.offer(&[old], now);
+    // It has answered once, so it is not forgotten.
+    set.established(old.addr, order(0), now);
+    set.offer(&[new], now);
+    set.move_to(new.addr, now);
+    now += HOPE;
+    silence(&mut set, &QUIET, &mut now);
+    let ask = |set: &mut PathSet, now| {
+        let mut asked = Vec::new();
+        while let Some(probe) = set.poll_probe(&QUIET, now, || asked.len() as u64) {
+            asked.push(probe.addr);
+        }
+        asked
+    };
+    ask(&mut set, now);
+    now += PROBE_RISING;
+    assert!(!ask(&mut set, now).contains(&old.addr));
+    set.offer(&[old, new], now);
+    assert!(ask(&mut set, now).contains(&old.addr));
 }

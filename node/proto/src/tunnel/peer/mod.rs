@@ -123,7 +123,7 @@ impl Peer {
     }
 
     pub(crate) fn offer(&mut self, cx: &mut Context, candidates: &[Candidate], now: Instant) {
-        let new = self.paths.offer(candidates);
+        let new = self.paths.offer(candidates, now);
         self.try_addresses(cx, new, now);
     }
 

@@ -3,6 +3,8 @@
 mod handshake;
 mod hostile;
 mod loss;
+mod moves;
+mod nats;
 mod paths;
 mod rekey;
 mod rest;

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Two hosts that know each other in these networks, connected.
-fn sim(kinds: &[(u8, PathKind)], seed: u64, cut: &[u8]) -> Sim {
+pub(super) fn sim(kinds: &[(u8, PathKind)], seed: u64, cut: &[u8]) -> Sim {
     let mut sim = Sim::new(2, seed, config());
     sim.cut.extend(cut);
     sim.offer(0, 1, kinds);

@@ -16,6 +16,7 @@ use rand_chacha::{
     rand_core::{Rng as _, SeedableRng as _},
 };
 
+use super::nats::Filters;
 use crate::{
     path::{Candidate, PathKind, Via},
     tunnel::{
@@ -224,6 +225,8 @@ pub(super) struct Sim {
     config: Config,
     /// In network 1 one host is behind a symmetric NAT, and the others let in only what they have sent to.
     pub(super) symmetric: Option<Symmetric>,
+    /// In network 1 hosts are behind NATs of their own.
+    pub(super) filters: Filters,
 }
 
 /// A host that has another port for each socket, which the others do not know.
@@ -260,6 +263,7 @@ impl Sim {
             rng: ChaCha20Rng::seed_from_u64(seed),
             config,
             symmetric: None,
+            filters: Filters::default(),
         };
         for at in 0..sim.hosts.len() {
             sim.introduce(at);
@@ -297,7 +301,7 @@ impl Sim {
         self.now - self.start
     }
 
-    fn roll(&mut self, end: u64) -> u64 {
+    pub(super) fn roll(&mut self, end: u64) -> u64 {
         self.rng.next_u64() % end.max(1)
     }
 
@@ -360,6 +364,7 @@ impl Sim {
     fn translate(&mut self, from: usize, to: SocketAddr) -> Option<(SocketAddr, SocketAddr)> {
         let (random, network) = (self.roll(64_000), network_of(to));
         let source = self.hosts[from].addr(network);
+        self.filters.sends(from, to, self.now);
         let Some(nat) = self.symmetric.as_mut() else {
             return Some((source, to));
         };
@@ -436,10 +441,13 @@ impl Sim {
             && entry.key().0 <= self.now
         {
             let mut packet = entry.remove();
-            let host = (self.hosts.iter_mut())
-                .find(|h| (0..NETWORKS).any(|network| h.addr(network) == packet.to));
-            if let Some(host) = host {
-                host.receive(packet.from, &mut packet.data, self.now);
+            let host = (self.hosts.iter())
+                .position(|h| (0..NETWORKS).any(|network| h.addr(network) == packet.to));
+            let free = |host| {
+                network_of(packet.to) != 1 || self.filters.let_in(host, packet.from, self.now)
+            };
+            if let Some(host) = host.filter(|host| free(*host)) {
+                self.hosts[host].receive(packet.from, &mut packet.data, self.now);
             }
             self.drain();
         }
