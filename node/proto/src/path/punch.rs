@@ -162,7 +162,8 @@ impl Punch {
     }
 }
 
-/// The address of the peer that its NAT has for everybody, among those that it told of.
+/// The address of the peer that its NAT has for everybody, among those that are known. What others than a reflector saw of it
+/// may be inside of some NAT, and is the last choice: the coordinator says it when no reflector has answered yet.
 #[must_use]
 pub fn public_address(
     candidates: impl IntoIterator<Item = (SocketAddr, PathKind)>,
@@ -171,7 +172,8 @@ pub fn public_address(
         PathKind::Reflexive => Some(0),
         PathKind::Mapped => Some(1),
         PathKind::Host => Some(2),
-        PathKind::Observed | PathKind::Relay => None,
+        PathKind::Observed => Some(3),
+        PathKind::Relay => None,
     };
     let public = candidates.into_iter().filter_map(|(addr, kind)| {
         // What a reflector saw is outside of the NAT, wherever that is.
@@ -299,5 +301,10 @@ mod tests {
         assert_eq!(public_address([host, carrier, six]), None);
         assert_eq!(public_address([host, open, seen]), Some(seen.0));
         assert_eq!(public_address([host, open]), Some(open.0));
+        let noticed = (at("203.0.113.7:4001"), PathKind::Observed);
+        let inside = (at("100.64.3.4:4001"), PathKind::Observed);
+        assert_eq!(public_address([noticed, seen]), Some(seen.0));
+        assert_eq!(public_address([inside, noticed, host]), Some(noticed.0));
+        assert_eq!(public_address([inside, host]), None);
     }
 }

@@ -57,7 +57,7 @@ pub(super) const fn plain(addr: SocketAddr) -> Candidate {
 }
 
 impl Book {
-    /// Notes addresses; `true` if one is new from this source.
+    /// Notes addresses; `true` if one is new from this source, or of another kind than before.
     pub(super) fn note(
         &mut self,
         node: NodeId,
@@ -72,6 +72,9 @@ impl Book {
             let same = |s: &&mut Sighting| s.origin == origin && s.candidate.addr == candidate.addr;
             if let Some(known) = sightings.iter_mut().find(same) {
                 known.at = known.at.max(at);
+                // What a coordinator saw first may be what a reflector says now.
+                new |= known.candidate.kind != candidate.kind;
+                known.candidate.kind = candidate.kind;
             } else {
                 new = true;
                 sightings.push(Sighting {
@@ -224,6 +227,18 @@ mod tests {
             seen,
             [(Origin::Dht, 10), (Origin::Disk, 11), (Origin::Disk, 7)]
         );
+    }
+
+    #[test]
+    fn the_kind_of_an_address_is_what_was_said_last() {
+        let (node, mut book) = (NodeId([1; 32]), Book::default());
+        let kinds = [CandidateKind::Observed, CandidateKind::Reflexive];
+        let said = kinds.map(|kind| Candidate { kind, ..at(1) });
+        for candidate in said {
+            assert!(book.replace(node, Origin::Coordinator, &[candidate], UnixTime(5)));
+            assert!(!book.replace(node, Origin::Coordinator, &[candidate], UnixTime(6)));
+            assert_eq!(book.of(&node)[0].candidate, candidate);
+        }
     }
 
     #[test]
