@@ -10,6 +10,7 @@
 //!    one. The other end follows the authenticated packets. So the two never pull in different directions.
 //! 5. Either end leaves a primary path that has stopped answering while another one answers.
 
+mod address;
 mod estimator;
 pub(crate) mod mtu;
 pub mod punch;

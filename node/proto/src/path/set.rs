@@ -8,7 +8,10 @@ use std::{
 
 use kanpachi_common::candidate::MAX_CANDIDATES;
 
-use super::{Candidate, Change, Estimator, Order, PathKind, PathStatus, Probe, Via};
+use super::{
+    Candidate, Change, Order, PathKind, PathStatus, Probe, Via,
+    address::{PROBE_RISING, Path, STREAK},
+};
 use crate::tunnel::timers;
 
 /// Addresses kept that nobody offered: where packets came from.
@@ -40,8 +43,6 @@ const FRESH_FOR: Duration = Duration::from_secs(PROBE_UNASKED.as_secs() + 3);
 /// mappings. Beside a direct path at rest they are left alone: in trouble all are asked.
 const PROBE_OTHER: Duration = Duration::from_secs(10);
 const PROBE_OTHER_IDLE: Duration = Duration::from_secs(20);
-/// A path that has just come (back) to life, until it has a streak.
-const PROBE_RISING: Duration = Duration::from_secs(1);
 /// The same while data takes a relay: nobody wants to stay there.
 const PROBE_RISING_FROM_RELAY: Duration = Duration::from_millis(250);
 /// Paths that do not answer are asked ever more rarely, down to this.
@@ -57,18 +58,8 @@ const PROBE_HOPEFUL: Duration = Duration::from_secs(1);
 const HOPE: Duration = Duration::from_secs(30);
 /// and, when it is the word of the peer, not again so soon: it may have told of an address of somebody else.
 const HOPE_AGAIN: Duration = Duration::from_secs(60);
-/// Answers in a row that make a path good enough to move to.
-const STREAK: u32 = 3;
-/// A probe unanswered for this long is counted as lost.
-const LOST_AFTER: Duration = Duration::from_secs(3);
-/// An answer is a sign of life for this long.
-const ALIVE_FOR: Duration = Duration::from_secs(60);
-/// A path left because it failed is not followed again for this long, unless it answers.
-const FAILED_FOR: Duration = Duration::from_secs(10);
 /// Packets of another session than the current one may be this late.
 const OVERTAKEN_FOR: Duration = Duration::from_secs(1);
-/// Unanswered probes remembered per path.
-const OUTSTANDING: usize = 8;
 
 /// What the session is doing, as far as paths care.
 #[derive(Clone, Copy, Debug)]
@@ -83,135 +74,6 @@ pub struct Activity {
     pub waiting_since: Option<Instant>,
     /// This end decides which path is better.
     pub controls: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Path {
-    addr: SocketAddr,
-    kind: PathKind,
-    offered: bool,
-    estimator: Estimator,
-    last_probe: Option<Instant>,
-    last_answer: Option<Instant>,
-    /// Answers in a row.
-    streak: u32,
-    /// Probes since the last answer, and when the first of them was sent.
-    unanswered: u32,
-    unanswered_since: Option<Instant>,
-    outstanding: Vec<(u64, Instant)>,
-    failed_at: Option<Instant>,
-    /// When the core heard anything from there.
-    last_heard: Option<Instant>,
-    /// When the peer last asked whether this path works, which its data takes.
-    last_kept: Option<Instant>,
-}
-
-impl Path {
-    fn new(candidate: Candidate, offered: bool) -> Self {
-        Self {
-            addr: candidate.addr,
-            kind: candidate.kind,
-            offered,
-            estimator: Estimator::default(),
-            last_probe: None,
-            last_answer: None,
-            streak: 0,
-            unanswered: 0,
-            unanswered_since: None,
-            outstanding: Vec::new(),
-            failed_at: None,
-            last_heard: None,
-            last_kept: None,
-        }
-    }
-
-    fn is_alive(&self, now: Instant) -> bool {
-        let sign = self.last_answer.max(self.last_kept);
-        self.unanswered < STREAK && sign.is_some_and(|at| now < at + ALIVE_FOR)
-    }
-
-    fn has_failed(&self, now: Instant) -> bool {
-        self.failed_at.is_some_and(|at| now < at + FAILED_FOR)
-    }
-
-    /// Lower is better: relays last, then round-trip time with a charge for loss and for ways through routers.
-    fn score(&self) -> u64 {
-        let class = if self.kind == PathKind::Relay {
-            10_000_000
-        } else {
-            0
-        };
-        let rtt = self.estimator.rtt().map_or(1_000_000, |rtt| {
-            u64::try_from(rtt.as_micros())
-                .unwrap_or(u64::MAX)
-                .min(5_000_000)
-        });
-        // At most 200 ms for a path that loses everything.
-        let loss = (self.estimator.loss().clamp(0.0, 1.0) * 200_000.0) as u64;
-        class + rtt + loss + preference(self.addr, self.kind)
-    }
-
-    fn sent(&mut self, nonce: u64, now: Instant) {
-        self.last_probe = Some(now);
-        self.unanswered = self.unanswered.saturating_add(1);
-        self.unanswered_since.get_or_insert(now);
-        if self.outstanding.len() == OUTSTANDING {
-            self.outstanding.remove(0);
-            self.estimator.lost();
-        }
-        self.outstanding.push((nonce, now));
-    }
-
-    /// The peer is there: whether it can be reached there is asked at once, and not when the path's turn comes. A path that
-    /// is known to be good has its turn.
-    fn ask_soon(&mut self, now: Instant) {
-        let good = self.streak >= STREAK && self.unanswered == 0 && self.is_alive(now);
-        if good {
-            return;
-        }
-        if self.last_probe.is_none_or(|at| now >= at + PROBE_RISING) {
-            self.last_probe = None;
-        }
-        (self.unanswered, self.unanswered_since) = (0, None);
-    }
-
-    fn drop_lost(&mut self, now: Instant) {
-        let before = self.outstanding.len();
-        self.outstanding.retain(|(_, at)| now < *at + LOST_AFTER);
-        for _ in self.outstanding.len()..before {
-            self.estimator.lost();
-            self.streak = 0;
-        }
-    }
-
-    fn answered(&mut self, nonce: u64, now: Instant) -> bool {
-        let Some(at) = self.outstanding.iter().position(|(n, _)| *n == nonce) else {
-            return false;
-        };
-        let (_, sent) = self.outstanding.remove(at);
-        self.estimator.answered(now.saturating_duration_since(sent));
-        self.alive(now);
-        self.streak = self.streak.saturating_add(1);
-        true
-    }
-
-    fn alive(&mut self, now: Instant) {
-        self.last_answer = Some(now);
-        self.unanswered = 0;
-        self.unanswered_since = None;
-        self.failed_at = None;
-    }
-}
-
-/// What an address is worth before anything is measured, in microseconds.
-fn preference(addr: SocketAddr, kind: PathKind) -> u64 {
-    let kind = match kind {
-        PathKind::Host => 0,
-        PathKind::Mapped => 400,
-        PathKind::Reflexive | PathKind::Observed => 800,
-        PathKind::Relay => 1600,
-    };
-    kind + u64::from(addr.is_ipv4()) * 100
 }
 
 /// All addresses of one peer and which of them data takes.
