@@ -85,6 +85,8 @@ pub struct Punch {
     opened: usize,
     guessing: Option<Guessing>,
     guessed_at: Option<Instant>,
+    /// Sockets were opened again meanwhile, behind these addresses: guessed at as soon as there is time for more.
+    waiting: Vec<IpAddr>,
 }
 
 impl Punch {
@@ -98,6 +100,7 @@ impl Punch {
     pub fn review(&mut self, missing: bool, now: Instant) -> bool {
         if !missing {
             (self.open_at, self.opened, self.guessing) = (None, 0, None);
+            self.waiting.clear();
             return false;
         }
         if self.part != Some(Part::Opens) {
@@ -113,22 +116,39 @@ impl Punch {
         true
     }
 
-    /// The peer has opened its sockets and is behind one of these addresses. `true` when guessing begins.
+    /// Has the peer opened sockets, and is this node to guess their ports?
+    #[must_use]
+    pub fn guesses(&self) -> bool {
+        self.part == Some(Part::Guesses)
+    }
+
+    /// The peer has opened its sockets and is behind one of these addresses. `true` when guessing begins now; so soon after
+    /// the last time it begins later.
     pub fn handle_opened(&mut self, hosts: impl IntoIterator<Item = IpAddr>, now: Instant) -> bool {
-        let early = self.guessed_at.is_some_and(|at| now < at + PAUSE);
-        if self.part != Some(Part::Guesses) || early {
+        if !self.guesses() {
             return false;
         }
         let mut hosts: Vec<IpAddr> = hosts.into_iter().collect();
         hosts.sort_unstable();
         hosts.dedup();
         hosts.truncate(2);
-        if hosts.is_empty() {
+        self.waiting = hosts;
+        self.begin_guessing(now)
+    }
+
+    /// When guessing at what waits may begin.
+    fn guess_at(&self) -> Option<Instant> {
+        let after = self.guessed_at.map(|at| at + PAUSE);
+        (!self.waiting.is_empty()).then_some(after).flatten()
+    }
+
+    fn begin_guessing(&mut self, now: Instant) -> bool {
+        if self.waiting.is_empty() || self.guess_at().is_some_and(|at| now < at) {
             return false;
         }
         self.guessed_at = Some(now);
         self.guessing = Some(Guessing {
-            hosts,
+            hosts: std::mem::take(&mut self.waiting),
             left: GUESSES,
             group: GROUP,
             next: now,
@@ -138,6 +158,7 @@ impl Punch {
 
     /// Where the next guess goes, until `None`. `random` is any number.
     pub fn poll_guess(&mut self, now: Instant, random: impl FnOnce() -> u64) -> Option<SocketAddr> {
+        self.begin_guessing(now);
         let guessing = self.guessing.as_mut().filter(|g| g.next <= now)?;
         if guessing.left == 0 {
             self.guessing = None;
@@ -158,7 +179,10 @@ impl Punch {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let guess = self.guessing.as_ref().map(|g| g.next);
-        [self.open_at, guess].into_iter().flatten().min()
+        [self.open_at, guess, self.guess_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -273,9 +297,17 @@ mod tests {
         assert!(ports.len() > 1100, "{}", ports.len());
         let took = now - start;
         assert!((5000..7000).contains(&took.as_millis()), "{took:?}");
-        // However often it is asked.
-        assert!(!punch.handle_opened([host()], start + PAUSE - Duration::from_millis(1)));
-        assert!(punch.handle_opened([host()], start + PAUSE));
+        // However often it is asked, and again as soon as it may be.
+        let early = start + PAUSE - Duration::from_millis(1);
+        for _ in 0..10 {
+            assert!(!punch.handle_opened([host()], early));
+        }
+        assert_eq!(punch.poll_guess(early, || 0), None);
+        assert_eq!(punch.poll_timeout(), Some(start + PAUSE));
+        assert!(punch.poll_guess(start + PAUSE, || 0).is_some());
+        assert!(!punch.handle_opened([host()], start + PAUSE));
+        punch.review(false, start + PAUSE);
+        assert_eq!(punch.poll_timeout(), None);
     }
 
     #[test]

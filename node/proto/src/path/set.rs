@@ -206,13 +206,17 @@ impl PathSet {
         !self.is_direct() && self.hope_since.is_some_and(|at| now < at + HOPE)
     }
 
-    /// Keeps [`MAX_OBSERVED`] addresses that nobody offers: the primary and the newest, those that answer first.
+    /// Keeps [`MAX_OBSERVED`] addresses that nobody offers: the primary and the newest, those that answer first, and none that
+    /// has stopped answering in place of one that is still to be tried.
     fn drop_surplus(&mut self) {
         let primary = self.primary;
         while self.paths.iter().filter(|p| !p.offered).count() > MAX_OBSERVED {
             let worst = (0..self.paths.len())
                 .filter(|at| !self.paths[*at].offered && Some(self.paths[*at].addr) != primary)
-                .min_by_key(|at| (self.paths[*at].last_answer, *at));
+                .min_by_key(|at| {
+                    let path = &self.paths[*at];
+                    (path.unanswered < STREAK, path.last_answer, *at)
+                });
             let Some(worst) = worst else { return };
             self.paths.remove(worst);
         }
@@ -267,11 +271,17 @@ impl PathSet {
         self.trouble_since
     }
 
+    /// Does data take a relay?
+    #[must_use]
+    pub fn takes_relay(&self) -> bool {
+        self.primary.is_some() && !self.is_direct()
+    }
+
     /// Does data take a relay, with no path that could do without?
     #[must_use]
     pub fn lacks_direct(&self, now: Instant) -> bool {
         let direct = |p: &Path| p.kind != PathKind::Relay && p.is_alive(now);
-        self.primary.is_some() && !self.is_direct() && !self.paths.iter().any(direct)
+        self.takes_relay() && !self.paths.iter().any(direct)
     }
 
     /// All addresses with what they are.

@@ -373,3 +373,21 @@ fn an_address_told_of_again_is_asked_at_once() {
     set.offer(&[old, new], now);
     assert!(ask(&mut set, now).contains(&old.addr));
 }
+
+#[test]
+fn what_has_stopped_answering_makes_room_for_what_is_seen_now() {
+    let now = Instant::now();
+    let mut set = relayed(now);
+    for n in 1..=MAX_OBSERVED as u16 {
+        set.observe(addr(n));
+        set.find(addr(n)).unwrap().alive(now);
+    }
+    set.observe(addr(50));
+    assert!(set.find(addr(50)).is_none(), "those that answer stay");
+    let dead = set.find(addr(3)).unwrap();
+    for nonce in 0..3 {
+        dead.sent(nonce, now);
+    }
+    set.observe(addr(51));
+    assert!(set.find(addr(51)).is_some() && set.find(addr(3)).is_none());
+}

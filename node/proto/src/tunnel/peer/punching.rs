@@ -32,8 +32,14 @@ impl Peer {
 
     /// Opens sockets, or guesses, when that is due.
     pub(super) fn drive_punch(&mut self, cx: &mut Context, now: Instant) {
-        let missing = self.wanted && self.current.is_some() && self.paths.lacks_direct(now);
-        if self.punch.review(missing, now) {
+        // Who guesses has been told that the other end has no way but the relay: what still looks alive here may be the way
+        // to a socket that is closed.
+        let missing = if self.punch.guesses() {
+            self.paths.takes_relay()
+        } else {
+            self.wanted && self.paths.lacks_direct(now)
+        };
+        if self.punch.review(missing && self.current.is_some(), now) {
             self.open_sockets(cx, now);
         }
         loop {
@@ -67,7 +73,7 @@ impl Peer {
     /// The member has opened its sockets.
     pub(super) fn handle_punch(&mut self, cx: &mut Context, now: Instant) {
         let hosts = public_address(self.paths.addresses()).map(|addr| addr.ip());
-        if self.paths.lacks_direct(now) && self.punch.handle_opened(hosts, now) {
+        if self.paths.takes_relay() && self.punch.handle_opened(hosts, now) {
             self.drive_punch(cx, now);
         }
     }
