@@ -258,9 +258,10 @@ impl Records {
         self.handle_timeout(now);
     }
 
-    /// A server of the DHT can be reached that could not be before: what failed is tried again.
-    pub fn handle_server(&mut self, now: Now) {
-        self.publisher.handle_server(now);
+    /// A server of the DHT can be reached that could not be before: what failed is tried again. The directory's servers
+    /// are `lasting`, members are not.
+    pub fn handle_server(&mut self, server: NodeId, lasting: bool, now: Now) {
+        self.publisher.handle_server(server, lasting, now);
         self.lookups.handle_server(now.instant);
         self.handle_timeout(now);
     }

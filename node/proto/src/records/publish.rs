@@ -1,7 +1,7 @@
 //! This node's own record: when it goes out, under which key and with which number.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -26,6 +26,8 @@ const UNTAKEN_GAP: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_secs(5);
 /// So long after a record went out this node looks whether it is what others see.
 const CHECK: Duration = Duration::from_secs(3);
+/// Servers that are remembered.
+const MAX_MET: usize = 4096;
 
 /// What a record of a network depends on, beside the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub(super) struct Publisher {
     candidates: Vec<Candidate>,
     relays: Vec<NodeId>,
     nat: Option<NatBehaviour>,
+    /// Servers that have been there.
+    met: BTreeSet<NodeId>,
     bases: BTreeMap<NetworkId, Basis>,
     /// What went out last in each network.
     values: BTreeMap<NetworkId, (Hash, Vec<u8>)>,
@@ -72,6 +76,7 @@ impl Publisher {
             candidates: Vec::new(),
             relays: Vec::new(),
             nat: None,
+            met: BTreeSet::new(),
             bases: BTreeMap::new(),
             values: BTreeMap::new(),
             last: None,
@@ -126,9 +131,16 @@ impl Publisher {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// A server that was not there when the last round went out has no record of this node.
-    pub(super) fn handle_server(&mut self, now: Now) {
-        if self.last.is_some() {
+    /// A server that was not there when the last round went out has no record of this node. One of the directory's is
+    /// connected for as long as it is there; a member comes and goes with every query, its own and those of others, and has
+    /// what it missed at the next round: it is news once. Otherwise each round would set off one of every member that it
+    /// went to.
+    pub(super) fn handle_server(&mut self, server: NodeId, lasting: bool, now: Now) {
+        if self.met.len() >= MAX_MET {
+            self.met.clear();
+        }
+        let untaken = !self.taken && self.pending.is_empty();
+        if (self.met.insert(server) || lasting || untaken) && self.last.is_some() {
             self.soon(now.instant);
         }
     }

@@ -50,6 +50,7 @@ struct Dht {
     values: BTreeMap<Hash, Vec<Vec<u8>>>,
     down: bool,
     gets: usize,
+    puts: usize,
 }
 
 struct Node {
@@ -146,6 +147,7 @@ impl Node {
             Action::Put {
                 query, key, value, ..
             } => {
+                dht.puts += 1;
                 if !dht.down {
                     dht.values.entry(key).or_default().insert(0, value);
                 }
@@ -402,10 +404,33 @@ fn a_server_that_appears_is_asked_at_once_and_given_the_record() {
     bob.pass(Duration::from_secs(40), &mut dht);
     assert!(bob.ports().is_empty() && !dht.values.contains_key(&own_key(2, 1, START)));
     dht.down = false;
-    bob.records.handle_server(bob.now);
+    bob.records.handle_server(id(9), true, bob.now);
     bob.pass(Duration::from_secs(1), &mut dht);
     assert_eq!(bob.ports(), [4001]);
     assert!(dht.values.contains_key(&own_key(2, 1, START)));
+}
+
+#[test]
+fn members_that_come_and_go_do_not_set_off_a_round_each_time() {
+    let mut dht = Dht::default();
+    let mut alice = Node::published(1, 4001, &mut dht);
+    // Everybody's rounds connect everybody to everybody, and what is not used is closed soon after.
+    let meet = |alice: &mut Node, dht: &mut Dht, lasting: bool| {
+        for n in 2..22 {
+            alice.records.handle_server(id(n), lasting, alice.now);
+            alice.pass(Duration::from_secs(1), dht);
+        }
+    };
+    meet(&mut alice, &mut dht, false);
+    let before = dht.puts;
+    for _ in 0..30 {
+        meet(&mut alice, &mut dht, false);
+    }
+    // Ten minutes: the one round that was due, or the end of the first.
+    assert!(dht.puts - before <= 2, "{} rounds", dht.puts - before);
+    let before = dht.puts;
+    meet(&mut alice, &mut dht, true);
+    assert!(dht.puts > before, "a server of the directory was here anew");
 }
 
 #[test]

@@ -185,7 +185,9 @@ impl Core {
             swarm::RecordEvent::Offered { source, key, value } => {
                 records.handle_offered(source, &key, &value, now);
             }
-            swarm::RecordEvent::Server => records.handle_server(now),
+            swarm::RecordEvent::Server { node, lasting } => {
+                records.handle_server(node, lasting, now);
+            }
         }
     }
 

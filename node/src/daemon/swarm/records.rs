@@ -43,8 +43,8 @@ pub(in crate::daemon) enum RecordEvent {
         key: Vec<u8>,
         value: Vec<u8>,
     },
-    /// A server can be reached that could not be before.
-    Server,
+    /// A server can be reached that could not be before: one of the directory's, or a member.
+    Server { node: NodeId, lasting: bool },
 }
 
 #[derive(Debug)]
@@ -286,8 +286,10 @@ impl Task {
 
     /// A peer that speaks the DHT's protocol is connected.
     pub(super) fn note_server(&mut self, peer: PeerId) {
-        if self.dht.servers.insert(peer) {
-            self.hint(Event::Record(RecordEvent::Server));
+        let new = self.dht.servers.insert(peer);
+        if let Some(node) = node_id(&peer).filter(|_| new) {
+            let lasting = self.bootstraps.contains_key(&peer);
+            self.hint(Event::Record(RecordEvent::Server { node, lasting }));
         }
     }
 
