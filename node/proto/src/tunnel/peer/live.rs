@@ -76,6 +76,10 @@ impl Peer {
     /// Tells the member what this node knows now, and again until it says that it is not behind: what it is told may
     /// be lost, and it may be about an eviction.
     pub(crate) fn tell_epochs(&mut self, cx: &mut Context, now: Instant) {
+        let ours = (cx.generation, cx.epochs_for(&self.config.networks));
+        if self.said.replace(ours.clone()) == Some(ours) {
+            return;
+        }
         self.tell_again = Some((now, timers::TELL_AGAIN.0));
         self.say_primary(cx, &self.keepalive(cx), now);
         self.plan_telling(cx, now);

@@ -62,6 +62,8 @@ pub(crate) struct Peer {
     next_tick: Instant,
     reported: Option<PathState>,
     told: Told,
+    /// The epochs that the member was told last, other than by a new session.
+    said: Option<(u64, Vec<(NetworkId, u64)>)>,
     /// When the member is told the epochs again because it is behind, and the pause before that.
     tell_again: Option<(Instant, Duration)>,
     /// What the timer queue holds for this peer.
@@ -99,6 +101,7 @@ impl Peer {
             next_tick: now,
             reported: None,
             told: Told::default(),
+            said: None,
             tell_again: None,
             deadline: None,
         }

@@ -71,6 +71,24 @@ fn one_waking_serves_all_peers_and_one_end_asks_for_both() {
 }
 
 #[test]
+fn epochs_that_are_no_news_are_told_once() {
+    let mut sim = at_rest(43);
+    let tell = |sim: &mut Sim, generation: u64| {
+        let since = sim.log.len();
+        for _ in 0..4 {
+            sim.with(0, |t, now| t.set_epochs(generation, Vec::new(), now));
+            sim.run(ms(50));
+        }
+        sent(sim, 0, 1, since)
+    };
+    let (first, again, news) = (tell(&mut sim, 5), tell(&mut sim, 5), tell(&mut sim, 6));
+    assert!(
+        first >= 1 && again == 0 && news >= 1,
+        "{first} {again} {news}"
+    );
+}
+
+#[test]
 fn no_nat_waits_longer_than_thirty_seconds_for_a_packet() {
     let mut sim = at_rest(42);
     let since = sim.log.len();
