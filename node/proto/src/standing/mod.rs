@@ -30,7 +30,8 @@ const REST: Duration = Duration::from_secs(5);
 const MAX_REST: Duration = Duration::from_secs(600);
 /// A reservation that held for this long makes up for what failed before.
 const SETTLED: Duration = Duration::from_secs(600);
-/// At most one reservation is given up for a better one in this time.
+/// Reservations are given up for better ones no oftener than this, and then all together: each change is one of this
+/// node's record, which goes to many.
 const CHANGE: Duration = Duration::from_secs(60);
 
 /// A co-member.
@@ -241,13 +242,15 @@ impl Standing {
                 return Some(Action::Stand(node));
             }
         }
-        let node = self.superfluous(&wanted)?;
         if self.last_change.is_some_and(|last| last + CHANGE > now) {
             return None;
         }
-        self.last_change = Some(now);
-        self.places.get_mut(&node)?.state = State::Idle;
-        Some(Action::Leave(node))
+        while let Some(node) = self.superfluous(&wanted) {
+            self.last_change = Some(now);
+            self.places.get_mut(&node)?.state = State::Idle;
+            self.leaving.push(node);
+        }
+        self.leaving.pop().map(Action::Leave)
     }
 
     fn next_due(&self, now: Instant) -> Option<Instant> {
