@@ -116,6 +116,9 @@ impl Behaviour {
             .with_agent_version(format!("kanpachi/{}", env!("CARGO_PKG_VERSION")))
             // A push for each address of each reservation would be dozens; the swarm's task says when there is news.
             .with_push_listen_addr_updates(false)
+            // Whoever is dialled is dialled where the routing table or the book says. All that a peer listens on, loopback
+            // and TCP and circuits, at once is three connections where one was wanted, for everybody in the DHT.
+            .with_cache_size(0)
             .with_interval(IDENTIFY);
         let kad = kad(local, org)?;
         // A machine without a multicast interface has no mDNS, and is no worse off otherwise.

@@ -41,13 +41,13 @@ pub(super) fn quic_socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
     direct.then(|| SocketAddr::new(ip.to_canonical(), port))
 }
 
-/// The addresses of a node that are worth dialling: QUIC where it has any. All addresses of a peer are dialled at
-/// once, and two connections to everybody would be one too many.
+/// The addresses of a node that are worth dialling: QUIC where it has any, and not those that only its own machine
+/// reaches. All addresses of a peer are dialled at once, and two connections to everybody would be one too many.
 pub(super) fn dialable(addrs: &[Multiaddr]) -> impl Iterator<Item = &Multiaddr> {
     let any = addrs.iter().any(|addr| quic_socket_addr(addr).is_some());
     addrs
         .iter()
-        .filter(move |addr| !any || quic_socket_addr(addr).is_some())
+        .filter(move |addr| !any || quic_socket_addr(addr).is_some_and(|at| !at.ip().is_loopback()))
 }
 
 /// The relay in a circuit address.
