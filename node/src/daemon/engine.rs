@@ -41,6 +41,8 @@ use crate::{
 const QUEUE: usize = 256;
 /// Messages of strangers handled in one go, between which nobody else gets a turn.
 const STRANGERS: usize = 32;
+/// How often timers go off at the most while this machine has no network.
+const WITHOUT_NETWORK: Duration = Duration::from_secs(5);
 /// Pings under way at once.
 const MAX_PINGS: usize = 1024;
 
@@ -206,6 +208,7 @@ pub(super) fn start<W: PacketWriter + 'static>(
         next_ping: 1,
         sessions: HashMap::new(),
         ended: BTreeMap::new(),
+        timed: clock::now(),
         backlog: Vec::new(),
     };
     let thread = std::thread::Builder::new()
@@ -234,6 +237,8 @@ struct Engine<W> {
     ended: BTreeMap<NodeId, Traffic>,
     /// Questions to reflectors.
     asker: Asker,
+    /// When timers went off last.
+    timed: Instant,
     /// Events that the core task had no room for yet. Bounded by what one step of the tunnels can say.
     backlog: Vec<Event>,
 }
@@ -251,6 +256,7 @@ impl<W: PacketWriter + 'static> Engine<W> {
             .into_iter()
             .flatten()
             .min();
+            let timeout = timeout.map(|at| at.max(self.earliest()));
             // Peers come before strangers: a flood of handshakes does not make anybody wait who has a session.
             tokio::select! {
                 biased;
@@ -273,6 +279,17 @@ impl<W: PacketWriter + 'static> Engine<W> {
             self.flush();
         }
         self.close();
+    }
+
+    /// Timers do not go off before this. A machine without a network has nobody to send to; its clocks go on, slowly, and
+    /// [`Command::NetworkChanged`] comes when there is one again.
+    fn earliest(&self) -> Instant {
+        let pause = if self.parts.local.borrow().is_empty() {
+            WITHOUT_NETWORK
+        } else {
+            Duration::ZERO
+        };
+        self.timed + pause
     }
 
     fn handle_command(&mut self, command: Command) {
@@ -432,6 +449,7 @@ impl<W: PacketWriter + 'static> Engine<W> {
 
     fn handle_timeout(&mut self) {
         let now = clock::now();
+        self.timed = now;
         let expired = self.parking.expire(now);
         self.parts.dataplane.counters().drop_waiting.add(expired);
         self.pings.retain(|_, (_, reply)| !reply.is_closed());
