@@ -11,11 +11,12 @@ use crate::queue::MAX_PACKET;
 
 /// A handshake that takes longer has failed. Long enough for three retransmissions on a slow path.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection without a packet for this long is dead. Long, because a flood of tunnel packets delays QUIC.
-const IDLE_TIMEOUT_MS: u32 = 30_000;
+/// A connection without a packet for this long is dead: three keepalives of which nothing came. Long, because a flood of
+/// tunnel packets delays QUIC; who has to know sooner asks itself, as the session with a coordinator does.
+const IDLE_TIMEOUT_MS: u32 = 65_000;
 /// Pause after which a packet is sent to keep the connection and the NAT's mapping. Under the 30 s that strict NATs
 /// keep one (RFC 4787 REQ-5 asks for 2 minutes, many do less).
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// First guess of the round-trip time; lost first packets of a handshake are repeated after three times as long.
 /// RFC 9002 suggests 333 ms; a hole is punched by such packets, so the wait for the second one matters here.
 const INITIAL_RTT: Duration = Duration::from_millis(150);
