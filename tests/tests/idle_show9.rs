@@ -19,8 +19,9 @@ const IN_THE_OPEN: usize = 10;
 const AT_HOME: usize = 10;
 /// Until everybody has joined, and the two that are looked at have direct paths to all.
 const JOINED: Duration = Duration::from_secs(60);
-/// Paths are looked for, measured and compared when they are new. This is about what comes after.
-const SETTLED: Duration = Duration::from_secs(60);
+/// Paths are looked for, measured and compared when they are new; a minute after the last has come, those who stand at
+/// better places now leave the others and say so. This is about what comes after.
+const SETTLED: Duration = Duration::from_secs(90);
 /// How long is counted: keys last for less, so that all that has to be done has been done.
 const COUNTED: Duration = Duration::from_secs(125);
 /// And without a network.
@@ -28,12 +29,12 @@ const DOWN: Duration = Duration::from_secs(30);
 
 /// What a minute is to cost at the most, which is not kept yet.
 const PROMISED: (u64, u64) = (120, 60 * 1024);
-/// What is kept: by the tunnels alone, and by the process with whatever libp2p does. Three times what was seen, so that
-/// only a node that turns in circles fails.
-const TUNNELS: u64 = 800;
-const KEPT: (u64, u64) = (8000, 4096 * 1024);
+/// What is kept: by the tunnels alone, and by the process with whatever libp2p does. Some three times what was seen: one
+/// publication of a record by everybody is more than that.
+const TUNNELS: u64 = 300;
+const KEPT: (u64, u64) = (1000, 180 * 1024);
 /// Without a network: timers go on, and nothing turns in circles.
-const KEPT_DOWN: (u64, Duration) = (12_000, Duration::from_secs(2));
+const KEPT_DOWN: (u64, Duration) = (2000, Duration::from_secs(1));
 
 /// What one minute cost.
 #[derive(Debug)]
