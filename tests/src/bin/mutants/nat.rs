@@ -94,4 +94,52 @@ pub(crate) const FAULTS: &[Fault] = &[
             "a_host_at_home_invites_by_the_address_that_its_router_forwards",
         )],
     },
+    Fault {
+        name: "an address keeps the kind that was said first",
+        edits: &[(
+            "node/src/daemon/core/book.rs",
+            "known.candidate.kind = candidate.kind;",
+            "if !FAULT { known.candidate.kind = candidate.kind; }",
+        )],
+        finders: &[lib(
+            "node",
+            "daemon::core::book::tests::the_kind_of_an_address_is_what_was_said_last",
+        )],
+    },
+    Fault {
+        name: "dead ways keep the place of new ones",
+        edits: &[(
+            "node/proto/src/path/set.rs",
+            "(path.unanswered < STREAK, path.last_answer, *at)",
+            "(FAULT || path.unanswered < STREAK, path.last_answer, *at)",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "path::set::tests::what_has_stopped_answering_makes_room_for_what_is_seen_now",
+        )],
+    },
+    Fault {
+        name: "nobody says that it is left on the relay",
+        edits: &[(
+            "node/proto/src/path/set.rs",
+            "|| self.waits_for_a_lead(activity, now)",
+            "|| (!FAULT && self.waits_for_a_lead(activity, now))",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "path::set::tests::whoever_is_left_behind_on_a_relay_says_so",
+        )],
+    },
+    Fault {
+        name: "news of an address is asked about once",
+        edits: &[(
+            "node/proto/src/path/set.rs",
+            "_ if self.is_hopeful(now) =>",
+            "_ if !FAULT && self.is_hopeful(now) =>",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "path::set::tests::news_of_an_address_is_followed_up_for_a_while",
+        )],
+    },
 ];
