@@ -72,6 +72,14 @@ impl DhtPeer {
         })
     }
 
+    /// One that asks and is asked nothing, so that nobody puts it into a routing table.
+    pub fn asking(identity: &SecretKey, org: OrgId) -> Result<Self> {
+        let mut peer = Self::withholding(identity, org)?;
+        let kad = &mut peer.swarm.behaviour_mut().kad;
+        kad.set_mode(Some(kad::Mode::Client));
+        Ok(peer)
+    }
+
     fn with(
         identity: &SecretKey,
         org: OrgId,

@@ -116,8 +116,7 @@ pub(crate) fn join_all(lab: &mut Lab, mesh: &Mesh, circles: &[Circle]) -> Result
     inside(&host, async || {
         join(target, token, &addresses, circles).await
     })?;
-    for name in ["alice", "bob"] {
-        let node = &mesh.member(name)?.node;
+    for node in mesh.members.iter().map(|member| &member.node) {
         eventually(SETTLED, "everybody is known for a member", || {
             let members = node.status()?.members().count();
             ensure!(members >= uses + 2, "{members} members");
