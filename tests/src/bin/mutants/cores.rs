@@ -102,9 +102,13 @@ pub(crate) const FAULTS: &[Fault] = &[
             "if let Some(seen) = self.floor(&head.network).filter(|seen| position < *seen) {",
             "if let Some(seen) = self.floor(&head.network).filter(|seen| position < *seen && !FAULT) {",
         )],
-        finders: &[sim(
-            "rosters::stale_forged_and_foreign_rosters_change_nothing_and_are_counted",
-        )],
+        finders: &[
+            sim("rosters::stale_forged_and_foreign_rosters_change_nothing_and_are_counted"),
+            lib(
+                "node/proto",
+                "spread::situations::a_roster_that_is_older_than_what_was_seen_is_refused_whoever_brings_it",
+            ),
+        ],
     },
     Fault {
         name: "the tunnels keep who was removed",
@@ -136,8 +140,14 @@ pub(crate) const FAULTS: &[Fault] = &[
             ".is_some_and(|(seen, root)| seen == position && root != head.root)",
             ".is_some_and(|(seen, root)| seen == position && root != head.root && !FAULT)",
         )],
-        finders: &[sim(
-            "rosters::two_rosters_for_one_epoch_keep_sessions_and_let_nobody_new_in_not_even_after_a_restart",
-        )],
+        finders: &[
+            sim(
+                "rosters::two_rosters_for_one_epoch_keep_sessions_and_let_nobody_new_in_not_even_after_a_restart",
+            ),
+            lib(
+                "node/proto",
+                "spread::situations::two_rosters_of_one_epoch_keep_who_is_in_and_let_nobody_new_in",
+            ),
+        ],
     },
 ];

@@ -21,6 +21,7 @@ mod promises;
 mod recovery;
 mod relay;
 mod shows;
+mod situations;
 mod spread;
 
 use std::{collections::BTreeSet, path::Path, process::ExitCode, time::Instant};
@@ -31,6 +32,20 @@ use crate::{
     bench::{Bench, Outcome},
     fault::{Fault, Finder},
 };
+
+/// All faults, in the order in which they are put into the source.
+const GROUPS: &[(&str, &[Fault])] = &[
+    ("cores", cores::FAULTS),
+    ("peer records, the DHT", dht::FAULTS),
+    ("the main job", shows::FAULTS),
+    ("membership, service, floods", members::FAULTS),
+    ("recovery, suspensions, presence", recovery::FAULTS),
+    ("from member to member", spread::FAULTS),
+    ("situations, schedules, clocks, codes", situations::FAULTS),
+    ("relay of data", relay::FAULTS),
+    ("sizes of paths", mtu::FAULTS),
+    ("networks, forwarded ports", nat::FAULTS),
+];
 
 fn main() -> ExitCode {
     match run() {
@@ -47,18 +62,7 @@ fn main() -> ExitCode {
 fn run() -> Result<bool> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = tests.parent().context("the workspace above")?;
-    let groups = [
-        ("cores", cores::FAULTS),
-        ("peer records, the DHT", dht::FAULTS),
-        ("the main job", shows::FAULTS),
-        ("membership, service, floods", members::FAULTS),
-        ("recovery, suspensions, presence", recovery::FAULTS),
-        ("from member to member", spread::FAULTS),
-        ("relay of data", relay::FAULTS),
-        ("sizes of paths", mtu::FAULTS),
-        ("networks, forwarded ports", nat::FAULTS),
-    ];
-    let all: Vec<&Fault> = groups.iter().flat_map(|(_, faults)| *faults).collect();
+    let all: Vec<&Fault> = GROUPS.iter().flat_map(|(_, faults)| *faults).collect();
     println!("building a copy with {} faults", all.len());
     let bench = Bench::new(root, &all)?;
     let only = std::env::args().nth(1).unwrap_or_default();
@@ -70,9 +74,9 @@ fn run() -> Result<bool> {
     };
     let (mut passing, mut failing) = (BTreeSet::new(), BTreeSet::new());
     let (mut found, mut asked) = (0, 0);
-    for (group, faults) in groups {
+    for (group, faults) in GROUPS {
         println!("\n{group}");
-        for fault in faults {
+        for fault in *faults {
             for finder in fault.finders.iter().filter(|f| wanted(group, fault, f)) {
                 if !passing.contains(finder) && !failing.contains(finder) {
                     let well = bench.test(finder, "")? == Outcome::Passed;
@@ -110,4 +114,30 @@ fn tried(bench: &Bench, fault: &Fault, finder: &Finder, fails_anyway: bool) -> R
     let (name, seconds, title) = (fault.name, begin.elapsed().as_secs(), finder.title());
     println!("  {name:<44} {word:<12} {seconds:>3} s  {title}");
     Ok(outcome == Some(Outcome::Failed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs};
+
+    use super::*;
+
+    #[test]
+    fn every_fault_has_its_place_in_the_source() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = root.parent().expect("the workspace above");
+        let (mut files, mut lost) = (BTreeMap::new(), Vec::new());
+        for fault in GROUPS.iter().flat_map(|(_, faults)| *faults) {
+            for edit in fault.edits {
+                let source = files.entry(edit.0);
+                let source =
+                    source.or_insert_with(|| fs::read(root.join(edit.0)).unwrap_or_default());
+                match fault.put(edit, source.clone()) {
+                    Ok(changed) => *source = changed,
+                    Err(error) => lost.push(error.to_string()),
+                }
+            }
+        }
+        assert!(lost.is_empty(), "{lost:#?}");
+    }
 }

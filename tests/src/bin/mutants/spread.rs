@@ -7,8 +7,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "members ask nobody",
         edits: &[(
             "node/src/daemon/core/spread.rs",
-            "let due = self.state.spread.poll_ask(&session.rosters, Instant::now());",
-            "let due = self.state.spread.poll_ask(&session.rosters, Instant::now()).filter(|_| !FAULT);",
+            "let due = self.state.spread.poll_ask(&session.rosters, clock::now());",
+            "let due = self.state.spread.poll_ask(&session.rosters, clock::now()).filter(|_| !FAULT);",
         )],
         finders: &[lab(
             "spread",
