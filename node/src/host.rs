@@ -247,7 +247,11 @@ async fn open_doors(
         .iter()
         .map(ToString::to_string)
         .collect();
-    if !service.addresses().iter().any(Address::is_public) {
+    if listen.is_empty() {
+        progress.warn(
+            "this machine has no network, and the invite names no address: connect it and start again, or name one with --advertise",
+        );
+    } else if !service.addresses().iter().any(Address::is_public) {
         progress.warn(format_args!(
             "all addresses of the invite are private ({}): machines elsewhere on the Internet will not get here; name a public one with --advertise",
             listen.join(", ")
