@@ -286,7 +286,7 @@ impl Search {
     }
 
     fn between(&self, below: u16) -> Vec<u16> {
-        let gap = below - self.passed;
+        let gap = below.saturating_sub(self.passed);
         (1..STEPS).map(|n| self.passed + gap / STEPS * n).collect()
     }
 
@@ -334,7 +334,7 @@ impl Search {
                     Stage::Between(below) => refused.unwrap_or(below),
                     _ => refused.unwrap_or(self.target),
                 };
-                if below - self.passed <= GRAIN {
+                if below.saturating_sub(self.passed) <= GRAIN {
                     self.settle(now);
                 } else {
                     self.begin(Stage::Between(below), using, now);
@@ -384,6 +384,10 @@ impl Search {
             Stage::Check if size == self.passed => self.confirmed(using, now),
             Stage::Check | Stage::Rest | Stage::Fresh => {}
             _ if self.passed >= self.target => self.settle(now),
+            // What was taken for too large was only late: what is above it is asked about again.
+            Stage::Between(below) if self.passed >= below => {
+                self.begin(Stage::Ladder, using, now);
+            }
             _ => {}
         }
         Some(())

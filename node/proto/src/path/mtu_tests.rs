@@ -26,12 +26,13 @@ fn change(addr: &str, kind: PathKind) -> Change {
     }
 }
 
-/// A path that datagrams up to `passes` get through, after a round trip of 20 ms, but for those that `loses` names.
+/// A path that datagrams up to `passes` get through, but for those that `loses` names, and come back after what `takes` says.
 struct Bench {
     mtus: PathMtus,
     now: Instant,
     passes: u16,
     loses: Box<dyn FnMut() -> bool>,
+    takes: Box<dyn FnMut(u16) -> Duration>,
     flying: Vec<(Instant, SizeProbe)>,
     sent: Vec<u16>,
     nonce: u64,
@@ -47,6 +48,7 @@ impl Bench {
             now,
             passes,
             loses: Box::new(|| false),
+            takes: Box::new(|_| Duration::from_millis(20)),
             flying: Vec::new(),
             sent: Vec::new(),
             nonce: 0,
@@ -68,8 +70,8 @@ impl Bench {
             }) {
                 self.sent.push(probe.size);
                 if probe.size <= self.passes && !(self.loses)() {
-                    self.flying
-                        .push((self.now + Duration::from_millis(20), probe));
+                    let back = self.now + (self.takes)(probe.size);
+                    self.flying.push((back, probe));
                 }
                 assert!(self.sent.len() < 10_000, "a flood");
             }
@@ -264,8 +266,83 @@ fn an_acknowledgement_counts_once_and_only_with_number_and_size() {
     assert!(bench.limit().full);
 }
 
+/// Acknowledges small probes alone until the search is between two sizes; returns the large ones.
+fn until_between(mtus: &mut PathMtus, now: &mut Instant) -> Vec<SizeProbe> {
+    let (mut sent, mut nonce) = (Vec::new(), 0);
+    for _ in 0..100 {
+        while let Some(probe) = mtus.poll(&ACTIVE, *now, || {
+            nonce += 1;
+            nonce
+        }) {
+            sent.push(probe);
+        }
+        if matches!(mtus.search().unwrap().1.stage, Stage::Between(_)) {
+            return sent;
+        }
+        for probe in sent.extract_if(.., |p| p.size == SMALL) {
+            mtus.acked(probe.nonce, SMALL, &ACTIVE, *now);
+        }
+        *now = mtus.poll_timeout(&ACTIVE, *now).unwrap();
+    }
+    unreachable!("no search between two sizes");
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_taken_for_too_large_is_late_and_not_fatal() {
+    let (mut mtus, mut now) = (PathMtus::new(1400), Instant::now());
+    mtus.follow(change(ADDR, PathKind::Host), now);
+    let sent = until_between(&mut mtus, &mut now);
+    let Stage::Between(below) = mtus.search().unwrap().1.stage else {
+        unreachable!()
+    };
+    let late = sent.iter().filter(|p| p.size > below);
+    let late = *late.min_by_key(|p| p.size).unwrap();
+    mtus.acked(late.nonce, late.size, &ACTIVE, now);
+    // What that says of the path is used, and what it says nothing of is asked about.
+    for passes in [late.size, 1424] {
+        let mut bench = Bench::new(passes);
+        (bench.mtus, bench.now, bench.nonce) = (mtus.clone(), now, 1000);
+        bench.settle();
+        let found = bench.limit().datagram;
+        assert!((passes - GRAIN..=passes).contains(&found), "{found}");
+        assert!(found >= late.size, "{found}");
+    }
+}
+
+/// 256 kbit/s: a large datagram is back long after the small one that decides when a round ends.
+#[test]
+fn a_slow_link_is_searched_to_the_end() {
+    for passes in [1252, 1372, 1424, 1472] {
+        let mut bench = Bench::new(passes);
+        let slow = Duration::from_micros(31);
+        bench.takes = Box::new(move |size| Duration::from_millis(10) + slow * u32::from(size) * 3);
+        bench.settle();
+        bench.run(ACTIVE, Duration::from_secs(1), |_| false);
+        let found = bench.limit();
+        assert!(found.settled && found.datagram <= passes, "{found:?}");
+        assert!(found.datagram + GRAIN >= passes.min(1432), "{found:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// However late an acknowledgement comes: no panic, never more than passes, and no less in the end.
+    #[test]
+    fn late_acknowledgements_end_in_what_passes(passes in 1024u16..1500, longest in 20u64..3000, seed: u64) {
+        let mut bench = Bench::new(passes);
+        let mut state = seed | 1;
+        bench.takes = Box::new(move |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            Duration::from_millis(10 + (state >> 33) % longest)
+        });
+        bench.run(ACTIVE, Duration::from_secs(120), |_| false);
+        prop_assert!(bench.limit().datagram <= passes.max(BASE));
+        bench.takes = Box::new(|_| Duration::from_millis(20));
+        bench.run(ACTIVE, Duration::from_secs(1800), |_| false);
+        prop_assert!(bench.limit().datagram + GRAIN >= passes.min(1432));
+        prop_assert!(bench.limit().datagram <= passes);
+    }
 
     /// Never more than passes, and close to it when nothing is lost.
     #[test]
