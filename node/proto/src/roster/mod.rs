@@ -47,6 +47,18 @@ struct Slot {
     bearers: BTreeMap<NodeId, Bearer>,
 }
 
+impl Slot {
+    /// A head is believed. A new generation leaves behind what was signed twice in the one before.
+    fn see(&mut self, position: Position, root: Hash) {
+        if let Some((seen, _)) = self.seen
+            && seen.generation < position.generation
+        {
+            self.equivocation = false;
+        }
+        self.seen = self.seen.max(Some((position, root)));
+    }
+}
+
 /// Counts of what was refused, by name as in the status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -276,7 +288,7 @@ impl Rosters {
                 bearer,
             } => {
                 let slot = self.networks.entry(network).or_default();
-                slot.seen = slot.seen.max(Some((position, root)));
+                slot.see(position, root);
                 if let Some(bearer) = bearer {
                     slot.admit(*bearer);
                 }
@@ -303,13 +315,7 @@ impl Rosters {
             *serial = (*serial).max(member.tunnel.serial);
         }
         let slot = self.networks.entry(network).or_default();
-        if slot
-            .seen
-            .is_some_and(|(seen, _)| seen.generation < position.generation)
-        {
-            slot.equivocation = false;
-        }
-        slot.seen = slot.seen.max(Some((position, root)));
+        slot.see(position, root);
         slot.held = Some(roster);
         slot.settle_suspends();
         self.partial.remove(&network);

@@ -182,6 +182,27 @@ fn a_proof_under_another_root_of_the_same_epoch_is_an_equivocation() {
 }
 
 #[test]
+fn a_proof_of_the_next_generation_leaves_an_equivocation_behind_as_its_roster_does() {
+    let mut org = Org::new();
+    let mut member = node(&org, 2, &[1, 2], 5);
+    assert!(take(&mut member, &org, &[1, 2, 3], 5).is_ok());
+    assert!(member.is_equivocal(&NETWORK));
+    org.generation = 2;
+    let update = member.check_manifest(&org.manifest()).unwrap();
+    member.commit(update);
+    assert!(member.is_equivocal(&NETWORK), "by keys alone nothing ends");
+    let newcomer = node(&org, 3, &[1, 2, 3], 6);
+    let proof = Proof::of(newcomer.roster(&NETWORK).unwrap(), &id(3), true).unwrap();
+    let outcome = member.check_bearer(&proof, &id(3));
+    assert!(commit(&mut member, outcome));
+    assert!(!member.is_equivocal(&NETWORK));
+    assert_eq!(take(&mut member, &org, &[1, 2, 3], 6), Ok(true));
+    // Two roots of the new generation are an equivocation like any other.
+    assert_eq!(take(&mut member, &org, &[1, 2, 4], 6), Ok(true));
+    assert!(member.is_equivocal(&NETWORK));
+}
+
+#[test]
 fn an_owners_suspension_goes_from_member_to_member_and_holds() {
     let org = Org::new();
     let mut owner = node(&org, 1, &[1, 2, 3, 4], 5);
