@@ -9,6 +9,8 @@ use kanpachi_tests::{
     mesh::{Hub, Member, reach},
     nat::{behaviour::Behaviour, gateway::Made, world::World},
     note,
+    process::Process,
+    traffic::ping,
     wait::eventually,
     wire::{Settings, Wire},
 };
@@ -20,12 +22,17 @@ const ROUNDS: usize = 20;
 /// From a start to the best relay.
 const CHOSEN: Duration = Duration::from_secs(15);
 const STOP: Duration = Duration::from_secs(5);
+/// What becomes of the delay to the nearest relay and back.
+const CONGESTED: Duration = Duration::from_millis(200);
+/// Until a smoothed round trip says so: it follows by an eighth every 1.5 s.
+const MEASURED: Duration = Duration::from_secs(30);
 
 /// Two members behind symmetric NATs, and three relays at different distances.
 struct Scene {
     relays: Vec<Host>,
+    wires: Vec<Wire>,
     members: Vec<Member>,
-    _running: (Hub, Vec<kanpachi_tests::process::Process>, Vec<Wire>, World),
+    _running: (Hub, Vec<Process>, World),
 }
 
 impl Scene {
@@ -55,27 +62,30 @@ impl Scene {
         }
         Ok(Self {
             relays,
+            wires,
             members,
-            _running: (hub, processes, wires, world),
+            _running: (hub, processes, world),
         })
     }
 
     /// Waits until data to the other takes this relay.
     fn wait_for(&self, at: usize, relay: &str) -> Result<()> {
+        let what = format!("{} goes over the {relay} relay", self.members[at].name());
+        eventually(CHOSEN, &what, || self.takes(at, relay))
+    }
+
+    fn takes(&self, at: usize, relay: &str) -> Result<()> {
         let host = self.relays.iter().find(|r| r.name == relay);
         let address = host.map(|host| host.v4.to_string());
         let (node, other) = (&self.members[at].node, self.members[1 - at].name());
-        let what = format!("{} goes over the {relay} relay", node.host.name);
-        eventually(CHOSEN, &what, || {
-            let peer = node.status()?.peer(other)?;
-            ensure!(peer["path"] == "relay", "path {}", peer["path"]);
-            ensure!(
-                peer["via"].as_str() == address.as_deref(),
-                "{}",
-                peer["via"]
-            );
-            Ok(())
-        })
+        let peer = node.status()?.peer(other)?;
+        ensure!(peer["path"] == "relay", "path {}", peer["path"]);
+        ensure!(
+            peer["via"].as_str() == address.as_deref(),
+            "{}",
+            peer["via"]
+        );
+        Ok(())
     }
 }
 
@@ -106,5 +116,24 @@ fn the_nearest_of_three_relays_is_chosen_every_time_and_an_order_is_obeyed() {
         scene.wait_for(0, "far")?;
         scene.wait_for(1, "far")?;
         reach(&scene.members[0], &scene.members[1], CHOSEN)
+    });
+}
+
+#[test]
+fn data_leaves_the_nearest_relay_when_another_has_become_nearer() {
+    run("relay-show7-slow", |lab| {
+        let scene = Scene::new(lab)?;
+        let (alice, bob) = (&scene.members[0], &scene.members[1]);
+        reach(alice, bob, CHOSEN)?;
+        scene.wait_for(0, "near")?;
+        scene.wires[0].set(Settings {
+            delay: CONGESTED,
+            ..Settings::default()
+        });
+        eventually(MEASURED, "data takes the middle relay", || {
+            ping::once(&alice.node.host.ns, bob.overlay.v4.into())?;
+            scene.takes(0, "middle")?;
+            scene.takes(1, "middle")
+        })
     });
 }

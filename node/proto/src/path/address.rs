@@ -69,13 +69,14 @@ impl Path {
         self.failed_at.is_some_and(|at| now < at + FAILED_FOR)
     }
 
-    /// Lower is better: relays last, then round-trip time with a charge for loss and for ways through routers.
-    pub(super) fn score(&self) -> u64 {
-        let class = if self.kind == PathKind::Relay {
-            10_000_000
-        } else {
-            0
-        };
+    /// Lower is better: relays last, and then what is [worse](Self::cost).
+    pub(super) fn score(&self) -> (bool, u64) {
+        (self.kind == PathKind::Relay, self.cost())
+    }
+
+    /// What a packet pays that takes this path, in microseconds: round-trip time with a charge for loss and for ways through
+    /// routers.
+    fn cost(&self) -> u64 {
         let rtt = self.estimator.rtt().map_or(1_000_000, |rtt| {
             u64::try_from(rtt.as_micros())
                 .unwrap_or(u64::MAX)
@@ -83,7 +84,14 @@ impl Path {
         });
         // At most 200 ms for a path that loses everything.
         let loss = (self.estimator.loss().clamp(0.0, 1.0) * 200_000.0) as u64;
-        class + rtt + loss + preference(self.addr, self.kind)
+        rtt + loss + preference(self.addr, self.kind)
+    }
+
+    /// Is this path worth a move from the other one? Only when it is clearly better: without a relay instead of with one,
+    /// or else by a quarter and 3 ms.
+    pub(super) fn is_clearly_better_than(&self, other: &Self) -> bool {
+        let (relayed, cost) = other.score();
+        self.score() < (relayed, (cost - cost / 4).saturating_sub(3000))
     }
 
     pub(super) fn sent(&mut self, nonce: u64, now: Instant) {

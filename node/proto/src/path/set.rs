@@ -621,12 +621,10 @@ impl PathSet {
 
     fn upgrade(&mut self, now: Instant) -> Option<Change> {
         let current = self.primary_path()?;
-        // Clearly better, or it is not worth a move: by a quarter and 3 ms.
-        let bar = (current.score() - current.score() / 4).saturating_sub(3000);
         let better = self
             .paths
             .iter()
-            .filter(|p| p.streak >= STREAK && p.is_alive(now) && p.score() < bar)
+            .filter(|p| p.streak >= STREAK && p.is_alive(now) && p.is_clearly_better_than(current))
             .min_by_key(|p| p.score())?
             .addr;
         self.move_to(better, now)

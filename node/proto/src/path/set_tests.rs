@@ -391,3 +391,42 @@ fn what_has_stopped_answering_makes_room_for_what_is_seen_now() {
     set.observe(addr(51));
     assert!(set.find(addr(51)).is_some() && set.find(addr(3)).is_none());
 }
+
+/// Two relays that answer after these times, data taking the first: where does data go?
+fn of_two_relays(first: Duration, second: Duration) -> SocketAddr {
+    let (mut set, mut now) = (PathSet::default(), Instant::now());
+    set.set_relayed(&[addr(1), addr(2)], now);
+    set.established(addr(1), order(0), now);
+    let busy = Activity {
+        active: true,
+        ..QUIET
+    };
+    let (mut nonce, mut answers) = (0, Vec::new());
+    for _ in 0..3000 {
+        now += Duration::from_millis(5);
+        while let Some(probe) = set.poll_probe(&busy, now, || nonce) {
+            let rtt = [first, second][usize::from(probe.addr == addr(2))];
+            answers.push((now + rtt, nonce));
+            nonce += 1;
+        }
+        answers.retain(|(at, nonce)| {
+            let due = *at <= now;
+            if due {
+                set.answered(*nonce, now);
+            }
+            !due
+        });
+        set.review(&busy, now);
+    }
+    set.primary().unwrap().endpoint
+}
+
+#[test]
+fn data_leaves_a_relay_for_one_that_is_clearly_nearer_and_for_no_other() {
+    let ms = Duration::from_millis;
+    assert_eq!(of_two_relays(ms(80), ms(20)), addr(2));
+    assert_eq!(of_two_relays(ms(80), ms(70)), addr(1));
+    assert_eq!(of_two_relays(ms(20), ms(80)), addr(1));
+    // Three milliseconds are not worth a move.
+    assert_eq!(of_two_relays(ms(10), ms(5)), addr(1));
+}

@@ -8,6 +8,24 @@ const fn members(test: &'static str) -> Finder {
 
 pub(crate) const FAULTS: &[Fault] = &[
     Fault {
+        name: "a working relay is not left for a nearer one",
+        edits: &[(
+            "node/proto/src/path/address.rs",
+            "self.score() < (relayed,",
+            "!(FAULT && relayed && self.kind == PathKind::Relay) && self.score() < (relayed,",
+        )],
+        finders: &[
+            lib(
+                "node/proto",
+                "path::set::tests::data_leaves_a_relay_for_one_that_is_clearly_nearer_and_for_no_other",
+            ),
+            lab(
+                "relay_show7",
+                "data_leaves_the_nearest_relay_when_another_has_become_nearer",
+            ),
+        ],
+    },
+    Fault {
         name: "an old proof outweighs the newest roster",
         edits: &[(
             "bootstrap/src/relay/judge.rs",
