@@ -175,6 +175,8 @@ pub struct Stored {
 pub struct Counters {
     /// Records of this node that went out.
     pub published: u64,
+    /// Those of them that a server took, itself not counted.
+    pub taken: u64,
     /// Look-ups begun.
     pub lookups: u64,
     /// Those of them that found a valid record.
@@ -268,7 +270,8 @@ impl Records {
 
     /// A record went out to this many servers.
     pub fn handle_put(&mut self, query: Query, servers: usize, now: Now) {
-        self.publisher.handle_put(query, servers, now);
+        let own = self.publisher.handle_put(query, servers, now);
+        self.counters.taken += u64::from(own && servers > 0);
     }
 
     /// A look-up found a value.

@@ -227,14 +227,15 @@ impl Publisher {
         }
     }
 
-    pub(super) fn handle_put(&mut self, query: Query, servers: usize, now: Now) {
+    /// Returns whether this was a record of the last round.
+    pub(super) fn handle_put(&mut self, query: Query, servers: usize, now: Now) -> bool {
         let Some(at) = self.pending.iter().position(|q| *q == query) else {
-            return;
+            return false;
         };
         self.pending.swap_remove(at);
         self.taken |= servers > 0;
         if !self.pending.is_empty() {
-            return;
+            return true;
         }
         if self.taken {
             self.retry = RETRY;
@@ -243,6 +244,7 @@ impl Publisher {
             self.due = Some(self.due.map_or(again, |due| due.min(again)));
             self.retry = (self.retry * 2).min(REPUBLISH);
         }
+        true
     }
 
     /// A look-up of this node's own record, one at a time, some time after it went out.

@@ -338,6 +338,7 @@ impl Core {
         }
         if let Some(records) = self.state.records.as_ref().map(|r| r.counters()) {
             add("record_published", records.published);
+            add("record_taken", records.taken);
             add("record_lookups", records.lookups);
             add("record_found", records.found);
             add("record_invalid", records.invalid);

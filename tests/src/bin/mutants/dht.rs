@@ -126,6 +126,24 @@ pub(crate) const FAULTS: &[Fault] = &[
         ],
     },
     Fault {
+        name: "nobody is asked for a record",
+        edits: &[(
+            "node/src/daemon/swarm/records.rs",
+            "Action::Get { query, key } => self.get(query, &key),",
+            "Action::Get { query, key } => if !FAULT { self.get(query, &key); },",
+        )],
+        finders: &[
+            lab(
+                "dht_show1",
+                "a_record_of_somebody_who_stands_still_is_looked_up_by_one_who_was_not_there",
+            ),
+            lab(
+                "dht_show1",
+                "of_twenty_members_that_forgot_everything_each_finds_every_other",
+            ),
+        ],
+    },
+    Fault {
         name: "members pass no signals on",
         edits: &[(
             "node/src/daemon/behaviour.rs",
