@@ -17,3 +17,4 @@ pub mod recover;
 pub mod server;
 pub mod service;
 pub mod store;
+mod turns;

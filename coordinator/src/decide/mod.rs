@@ -6,6 +6,7 @@
 //!
 //! After every `handle_*`, drain both `poll_*` to `None` and arm a timer for [`Core::poll_timeout`].
 
+mod asked;
 mod intent;
 mod limits;
 mod membership;

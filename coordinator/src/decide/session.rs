@@ -125,6 +125,11 @@ impl Session {
         matches!(self.phase, Phase::Greeting | Phase::Checking | Phase::Guest)
     }
 
+    /// Is its node in some network, as far as is known here?
+    pub(super) fn is_in_something(&self) -> bool {
+        self.phase == Phase::Member && !self.networks.is_empty()
+    }
+
     /// Takes the node's candidates and what the transport saw of it: plausible ones, each once, no address of
     /// the overlay (or there is a tunnel in the tunnel). Are they, or its NAT, others than before?
     pub(super) fn announce(

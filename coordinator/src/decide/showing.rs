@@ -22,24 +22,28 @@ use kanpachi_common::{
 
 use super::{
     Config, Core, Event, Intent, IntentId, Now, SessionId,
-    limits::{Keyed, Rate},
+    asked::Asked,
+    limits::{Keyed, Meter, Rate},
     requests::{Purpose, millis},
     session::{CHATTER, Phase, Session},
 };
-use crate::store::{Adopt, Adopted, BringSuspends, IN_RECOVERY, Seen};
+use crate::{
+    store::{Adopt, Adopted, BringSuspends, IN_RECOVERY, Seen},
+    turns::Turns,
+};
 
 /// A coordinator that starts hears its members for so long before it signs: by then whoever is awake has dialled.
 pub const COMPARE_FOR: Duration = Duration::from_secs(10);
 /// A roster that is not here after this time is waited for no longer.
 const SHOW_WITHIN: Duration = Duration::from_secs(10);
-/// The same session is asked for the same roster again after this time.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
-/// Rosters that are collected at once: each is a few MiB in memory at the most.
+/// Rosters that are collected at once, one of each session: each is a few MiB in memory at the most.
 const MAX_SHOWS: usize = 4;
-/// Claims that wait to be asked about.
-const MAX_SUSPECTS: usize = 4096;
+/// Claims of one session about networks that it is not in; about its own it has one for each.
+const MAX_CLAIMS: usize = 16;
 /// How often one node may keep the others waiting by a claim.
 const DOUBTS: Rate = Rate::new(1, Duration::from_secs(120));
+/// And all nodes together: however many make claims, signing goes on between two of them.
+const DOUBTS_OF_ALL: Rate = Rate::new(1, Duration::from_secs(120));
 
 /// What is being compared with the members.
 #[derive(Debug)]
@@ -47,8 +51,11 @@ pub(super) struct Comparing {
     /// Whose signature proves something.
     manifest: Option<Verified<Manifest>>,
     /// Claims that nobody was asked about yet.
-    suspects: BTreeSet<(SessionId, NetworkId)>,
-    shows: BTreeMap<(SessionId, NetworkId), Show>,
+    suspects: Turns<SessionId>,
+    /// Claims that somebody was asked about a short while ago.
+    asked: Asked,
+    /// Rosters that are on their way.
+    shows: BTreeMap<SessionId, Show>,
     /// Nothing is signed before, unless a member agrees with the store.
     window: Option<Instant>,
     /// Nothing is signed now.
@@ -56,6 +63,7 @@ pub(super) struct Comparing {
     /// What would be signed.
     held: VecDeque<(IntentId, Intent)>,
     doubts: Keyed<NodeId>,
+    doubts_of_all: Meter,
     /// Sessions whose newer tunnel key is not in the rosters yet.
     keys: BTreeSet<SessionId>,
 }
@@ -63,11 +71,10 @@ pub(super) struct Comparing {
 /// A roster on its way from a node.
 #[derive(Debug)]
 struct Show {
+    network: NetworkId,
     asked: Instant,
     /// Nothing is signed until it is here.
     holds: bool,
-    /// It is here, or will not come.
-    over: bool,
     head: Option<Verified<Head>>,
     secret: Option<NetworkSecret>,
     pages: Vec<Page>,
@@ -75,7 +82,7 @@ struct Show {
 
 impl Show {
     fn is_pending(&self, now: Instant) -> bool {
-        !self.over && now < self.asked + SHOW_WITHIN
+        now < self.asked + SHOW_WITHIN
     }
 }
 
@@ -84,12 +91,14 @@ impl Comparing {
         Self {
             // Without it nothing is believed; the organisation was opened with it, so it verifies.
             manifest: Manifest::verify(&config.manifest, &config.org).ok(),
-            suspects: BTreeSet::new(),
+            suspects: Turns::new(),
+            asked: Asked::default(),
             shows: BTreeMap::new(),
             window: None,
             holds: false,
             held: VecDeque::new(),
             doubts: Keyed::new(DOUBTS, now),
+            doubts_of_all: Meter::new(now),
             keys: BTreeSet::new(),
         }
     }
@@ -110,9 +119,28 @@ impl Comparing {
     }
 
     pub(super) fn forget(&mut self, session: SessionId) {
-        self.suspects.retain(|(id, _)| *id != session);
-        self.shows.retain(|(id, _), _| *id != session);
+        self.suspects.forget(&session);
+        self.asked.forget(session);
+        self.shows.remove(&session);
         self.keys.remove(&session);
+    }
+
+    /// Claims that are remembered.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.asked.len() + self.shows.len()
+    }
+
+    /// Does a claim of this node keep the others waiting?
+    fn may_hold(&mut self, node: NodeId, now: Instant) -> bool {
+        if self.doubts.take(node, now).is_err() {
+            return false;
+        }
+        let all = self.doubts_of_all.take(DOUBTS_OF_ALL, now);
+        if all.is_err() {
+            self.doubts.give_back(node);
+        }
+        all.is_ok()
     }
 }
 
@@ -125,11 +153,15 @@ impl Core {
 
     /// A node claims a roster that the store has not.
     pub(super) fn suspect(&mut self, id: SessionId, network: NetworkId) {
-        if let Some(node) = self.sessions.get(&id).map(|s| s.node) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let (node, limit) = (session.node, MAX_CLAIMS + session.networks.len());
+        let comparing = &mut self.comparing;
+        let open = comparing.suspects.of(&id) + comparing.asked.of(id);
+        if open < limit && !comparing.asked.has(id, network) {
+            comparing.suspects.insert(id, network);
             self.event(Event::ClaimsNewer(node, network));
-            if self.comparing.suspects.len() < MAX_SUSPECTS {
-                self.comparing.suspects.insert((id, network));
-            }
         }
     }
 
@@ -145,16 +177,19 @@ impl Core {
 
     /// Asks whoever claims something for a proof, and lets go of what was held when there is nothing to wait for.
     pub(super) fn compare(&mut self, now: Now) {
-        let pending =
-            |shows: &BTreeMap<_, Show>| shows.values().filter(|s| s.is_pending(now.at)).count();
-        while pending(&self.comparing.shows) < MAX_SHOWS
-            && let Some((id, network)) = self.comparing.suspects.pop_first()
-        {
+        let comparing = &mut self.comparing;
+        comparing.asked.expire(now.at);
+        comparing.shows.retain(|_, show| show.is_pending(now.at));
+        while self.comparing.shows.len() < MAX_SHOWS {
+            let shows = &self.comparing.shows;
+            let next = self.comparing.suspects.next(|id| !shows.contains_key(id));
+            let Some((id, network)) = next else {
+                break;
+            };
             self.ask_to_show(id, network, now);
         }
         let window = self.comparing.window.is_some_and(|until| now.at < until);
-        let shows = self.comparing.shows.values();
-        let holds = window || shows.clone().any(|s| s.holds && s.is_pending(now.at));
+        let holds = window || self.comparing.shows.values().any(|show| show.holds);
         if self.comparing.holds && !holds {
             self.comparing.window = None;
             self.comparing.holds = false;
@@ -168,48 +203,45 @@ impl Core {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let asked = self.comparing.shows.get(&(id, network));
-        if asked.is_some_and(|show| now.at < show.asked + ASK_AGAIN) {
-            return;
-        }
-        // A member is waited for, though not again and again; a stranger is not.
-        let (node, member) = (session.node, session.phase == Phase::Member);
-        let holds = member && self.comparing.doubts.take(node, now.at).is_ok();
+        // A member is waited for, though not again and again; a stranger is not, nor whoever is in nothing any more.
+        let (node, member) = (session.node, session.is_in_something());
+        let holds = member && self.comparing.may_hold(node, now.at);
         let show = Show {
+            network,
             asked: now.at,
             holds,
-            over: false,
             head: None,
             secret: None,
             pages: Vec::new(),
         };
-        self.comparing.shows.insert((id, network), show);
+        self.comparing.shows.insert(id, show);
+        self.comparing.asked.insert(id, network, now.at);
         let message = ServerMessage::ShowRoster(ShowRoster { network });
         self.send(id, 0, &message);
     }
 
     /// A node shows a page of its roster.
     pub(super) fn shown(&mut self, id: SessionId, shown: Shown, now: Now) {
-        let network = shown.page.network;
-        let Some(node) = self.sessions.get(&id).map(|s| s.node) else {
+        let Some(session) = self.sessions.get(&id) else {
             return;
         };
+        let (node, member) = (session.node, session.is_in_something());
+        let network = shown.page.network;
         let manifest = self.comparing.manifest.as_ref();
-        let show = self.comparing.shows.get_mut(&(id, network));
-        let Some(show) = show.filter(|show| show.is_pending(now.at)) else {
+        let show = self.comparing.shows.get_mut(&id);
+        let expected = |show: &&mut Show| show.network == network && show.is_pending(now.at);
+        let Some(show) = show.filter(expected) else {
             // Not asked for, or too late.
             return;
         };
         let count = usize::from(shown.page.count);
-        if !show.take(shown, manifest) {
-            show.over = true;
-            show.pages = Vec::new();
-        } else if show.pages.len() == count {
-            show.over = true;
-            let intent = show.finish(node, now);
-            if let Some(intent) = intent {
-                self.intend(intent, Purpose::Adopt(id));
-            }
+        let good = show.take(shown, manifest);
+        if good && show.pages.len() < count {
+            return;
+        }
+        let show = self.comparing.shows.remove(&id).filter(|_| good);
+        if let Some(intent) = show.and_then(|show| show.finish(node, member, now)) {
+            self.intend(intent, Purpose::Adopt(id));
         }
     }
 
@@ -309,13 +341,13 @@ impl Show {
     }
 
     /// All pages are here: the roster to take over, or the head alone when that is all that can be believed.
-    fn finish(&mut self, by: NodeId, now: Now) -> Option<Intent> {
-        let head = self.head.take()?;
+    fn finish(self, by: NodeId, member: bool, now: Now) -> Option<Intent> {
+        let head = self.head?;
         let now = now.wall;
-        let pages = std::mem::take(&mut self.pages);
-        let roster = Page::join(pages).and_then(|(_, roster)| roster.verify(head.clone()));
+        let roster = Page::join(self.pages).and_then(|(_, roster)| roster.verify(head.clone()));
         let Ok(roster) = roster else {
-            let by = Some(by);
+            // The head is true whoever brings it; that a member has shown its roster is not.
+            let by = Some(by).filter(|_| member);
             return Some(Intent::See(Box::new(Seen { head, by, now })));
         };
         // Only a member is let speak for the others.
@@ -325,7 +357,7 @@ impl Show {
         }
         Some(Intent::Adopt(Box::new(Adopt {
             roster,
-            secret: self.secret.take(),
+            secret: self.secret,
             by,
             now,
         })))

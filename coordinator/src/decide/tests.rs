@@ -1,5 +1,6 @@
 //! The core with a real store in memory and a virtual clock.
 
+mod claims;
 mod guesses;
 mod lab;
 mod membership;

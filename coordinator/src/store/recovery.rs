@@ -20,7 +20,7 @@ pub const IN_RECOVERY: &str = "this coordinator is older than its members: until
 pub struct Seen {
     /// The head, verified.
     pub head: Verified<Head>,
-    /// The node that showed it; `None` for a mirror.
+    /// The member that showed it; `None` for a mirror, and for somebody who is no member here.
     pub by: Option<NodeId>,
     /// Wall time.
     pub now: UnixTime,
@@ -87,7 +87,7 @@ pub struct ShownNetwork {
     pub newest: Position,
     /// How many members showed one.
     pub shown_by: u64,
-    /// A mirror showed one.
+    /// A mirror showed one, or somebody who is no member here.
     pub mirrored: bool,
 }
 

@@ -19,7 +19,7 @@ use super::{
 use crate::store::{EndRecovery, JUMP, Recovered, Refusal, Store as _, StoreError};
 
 /// What a member holds after everything that it was sent.
-struct Member {
+pub(super) struct Member {
     replica: Replica,
     secret: Option<NetworkSecret>,
 }
@@ -43,7 +43,7 @@ impl Member {
         read
     }
 
-    fn held(&self) -> Held {
+    pub(super) fn held(&self) -> Held {
         let head = self.replica.roster.as_ref().expect("a roster").head();
         Held {
             network: LAN,
@@ -52,7 +52,7 @@ impl Member {
         }
     }
 
-    fn pages(&self, target: usize) -> Vec<Shown> {
+    pub(super) fn pages(&self, target: usize) -> Vec<Shown> {
         let roster = self.replica.roster.as_ref().expect("a roster");
         let pages = Page::split_at(LAN, roster.head().signed(), roster.body(), target);
         let secret = self.secret.clone();
@@ -75,7 +75,12 @@ fn asked(read: &[(u64, ServerMessage)]) -> bool {
     read.iter().any(asked)
 }
 
-fn member_id(lab: &Lab, n: u8) -> MemberId {
+pub(super) fn has_joined(read: &[(u64, ServerMessage)]) -> bool {
+    let joined = |(_, m): &(u64, ServerMessage)| matches!(m, ServerMessage::Joined(_));
+    read.iter().any(joined)
+}
+
+pub(super) fn member_id(lab: &Lab, n: u8) -> MemberId {
     let changes = block_on(lab.store.changes_since(LAN, vec![])).unwrap();
     let found = changes.members.iter().find(|m| m.node == node(n));
     found.expect("a member").member
@@ -94,7 +99,7 @@ fn nodes(all: &[u8]) -> Vec<NodeId> {
     nodes
 }
 
-fn evict(lab: &mut Lab, by: SessionId, n: u8) {
+pub(super) fn evict(lab: &mut Lab, by: SessionId, n: u8) {
     let evict = Evict {
         network: LAN,
         member: member_id(lab, n),
@@ -114,17 +119,17 @@ fn end(lab: &mut Lab, incomplete: bool) -> Result<Recovered, StoreError> {
 
 /// Nodes 1 to 3 are members and 1 owns the network; then a backup is made; then 4 joins and 3 is evicted. What comes back
 /// is the coordinator of the backup, the token of an invite of before, and what 1 and 4 hold.
-struct Story {
-    lab: Lab,
-    token: [u8; 32],
-    owner: Member,
-    newcomer: Member,
+pub(super) struct Story {
+    pub(super) lab: Lab,
+    pub(super) token: [u8; 32],
+    pub(super) owner: Member,
+    pub(super) newcomer: Member,
     /// Of node 4.
     address: Option<std::net::Ipv4Addr>,
-    backup: tempfile::TempDir,
+    pub(super) backup: tempfile::TempDir,
 }
 
-fn story() -> Story {
+pub(super) fn story() -> Story {
     let mut lab = Lab::new();
     let founder = lab.invite(LAN, None, true);
     let token = lab.invite(LAN, None, false);
@@ -439,12 +444,7 @@ fn a_coordinator_that_is_unsure_hears_a_member_before_it_signs() {
     } = story();
     lab.core.handle_unsure(lab.now);
     let fifth = lab.join(5, token);
-    let read = lab.read(fifth);
-    assert!(
-        !read
-            .iter()
-            .any(|(_, m)| matches!(m, ServerMessage::Joined(_)))
-    );
+    assert!(!has_joined(&lab.read(fifth)));
     let id = lab.login(1, vec![owner.held()]);
     owner.show(&mut lab, id);
     lab.pass(COMPARE_FOR.as_secs() + 1);
@@ -455,22 +455,14 @@ fn a_coordinator_that_is_unsure_hears_a_member_before_it_signs() {
     let fifth = lab.join(5, token);
     let held = lab.held(LAN);
     lab.login(2, vec![held]);
-    let read = lab.read(fifth);
-    assert!(
-        read.iter()
-            .any(|(_, m)| matches!(m, ServerMessage::Joined(_)))
-    );
+    assert!(has_joined(&lab.read(fifth)));
     // And so does time.
     let mut lab = Lab::restored(backup.path(), lab.now);
     lab.core.handle_unsure(lab.now);
     let fifth = lab.join(5, token);
     lab.read(fifth);
     lab.pass(COMPARE_FOR.as_secs() + 1);
-    let read = lab.read(fifth);
-    assert!(
-        read.iter()
-            .any(|(_, m)| matches!(m, ServerMessage::Joined(_)))
-    );
+    assert!(has_joined(&lab.read(fifth)));
 }
 
 fn suspend(lab: &Lab, member: MemberId, by: MemberId, signer: u8) -> Signed<Suspend> {
