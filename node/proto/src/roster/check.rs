@@ -4,14 +4,14 @@ use kanpachi_common::{
     NetworkId, NodeId, Signed, UnixTime, Verified,
     org::{Directory, Manifest},
     roster::{
-        Delta, Head, Page, Position, Proof, ProofError, Proved, Roster, RosterError, VerifiedRoster,
+        Delta, Head, Position, Proof, ProofError, Proved, Roster, RosterError, VerifiedRoster,
     },
     secret::NetworkSecret,
     signed::VerifyError,
 };
 use thiserror::Error;
 
-use super::{MAX_PARTIAL, Rosters, Update};
+use super::{Rosters, Update};
 
 /// Why something signed is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -122,49 +122,6 @@ impl Rosters {
         self.accept(roster).map(Some)
     }
 
-    /// Takes a page of a whole roster in; an update when it was the last one.
-    ///
-    /// # Errors
-    /// [`Refusal`]
-    pub fn check_page(&mut self, page: Page) -> Result<Option<Update>, Refusal> {
-        let head = self.check_head(&page.head)?;
-        let network = head.network;
-        if page.network != network {
-            return Err(self.mismatch(RosterError::Malformed));
-        }
-        if self.partial.len() >= MAX_PARTIAL && !self.partial.contains_key(&network) {
-            self.partial.clear();
-        }
-        let pages = self.partial.entry(network).or_default();
-        if page.index == 0 || pages.first().is_some_and(|first| first.head != page.head) {
-            pages.clear();
-        }
-        if usize::from(page.index) != pages.len() || page.count > Page::MAX_PAGES {
-            pages.clear();
-            return Err(self.mismatch(RosterError::Malformed));
-        }
-        let count = usize::from(page.count);
-        pages.push(page);
-        if pages.len() < count {
-            return Ok(None);
-        }
-        let pages = self.partial.remove(&network).unwrap_or_default();
-        let (head, roster) = Page::join(pages).map_err(|e| self.mismatch(e))?;
-        self.check_roster(&head, roster)
-    }
-
-    /// Takes a page in that a member gave: only of networks that this node is in. Others it joins through a
-    /// coordinator.
-    ///
-    /// # Errors
-    /// [`Refusal`]
-    pub fn check_page_of_ours(&mut self, page: Page) -> Result<Option<Update>, Refusal> {
-        if self.roster(&page.network).is_none() {
-            return Err(Refusal::NotHeld);
-        }
-        self.check_page(page)
-    }
-
     /// Checks a whole roster; `None` when it is the one held.
     ///
     /// # Errors
@@ -221,7 +178,7 @@ impl Rosters {
         Ok((!known).then_some(Update::Secret { network, secret }))
     }
 
-    fn check_head(&mut self, signed: &Signed<Head>) -> Result<Verified<Head>, Refusal> {
+    pub(super) fn check_head(&mut self, signed: &Signed<Head>) -> Result<Verified<Head>, Refusal> {
         let manifest = self.manifest.as_ref().ok_or(Refusal::NoManifest)?;
         Head::verify(signed, manifest).map_err(|e| self.bad_signature(e))
     }
@@ -307,7 +264,7 @@ impl Rosters {
         error.into()
     }
 
-    fn mismatch(&mut self, error: RosterError) -> Refusal {
+    pub(super) fn mismatch(&mut self, error: RosterError) -> Refusal {
         self.counters.roster_mismatch += 1;
         error.into()
     }

@@ -6,6 +6,7 @@
 
 mod check;
 mod conflicts;
+mod pages;
 mod peers;
 mod show;
 mod suspends;
@@ -16,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kanpachi_common::{
     Hash, NetworkId, NodeId, OrgId, Signed, UnixTime, Verified,
     org::{Directory, Manifest},
-    roster::{Freshness, Head, Page, Position, Roster, Suspend, VerifiedRoster},
+    roster::{Freshness, Head, Position, Roster, Suspend, VerifiedRoster},
     secret::NetworkSecret,
     wire::control::Held,
 };
@@ -27,8 +28,7 @@ pub use peers::{Peer, PeerNetwork};
 pub use suspends::{Bearer, stands};
 pub use update::Update;
 
-/// Rosters of which pages are being collected at once, at the most.
-const MAX_PARTIAL: usize = 8;
+use pages::Partials;
 
 /// The state of one network.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ pub struct Rosters {
     networks: BTreeMap<NetworkId, Slot>,
     floors: BTreeMap<NetworkId, Position>,
     serials: BTreeMap<NodeId, u64>,
-    partial: BTreeMap<NetworkId, Vec<Page>>,
+    partial: Partials,
     /// Networks that this node is not there in, because somebody said so.
     offline: BTreeSet<NetworkId>,
     newest_issued: UnixTime,
@@ -130,7 +130,7 @@ impl Rosters {
             networks: BTreeMap::new(),
             floors: BTreeMap::new(),
             serials: BTreeMap::new(),
-            partial: BTreeMap::new(),
+            partial: Partials::default(),
             offline: BTreeSet::new(),
             newest_issued: UnixTime(0),
             counters: Counters::default(),
@@ -299,7 +299,7 @@ impl Rosters {
                 slot.held = None;
                 slot.secrets.clear();
                 slot.settle_suspends();
-                self.partial.remove(&network);
+                self.partial.drop_network(&network);
                 // Whoever joins it again wants to be there.
                 self.offline.remove(&network);
             }
@@ -318,7 +318,7 @@ impl Rosters {
         slot.see(position, root);
         slot.held = Some(roster);
         slot.settle_suspends();
-        self.partial.remove(&network);
+        self.partial.settle(&network, position);
     }
 
     /// The rosters held here, for the hello and for pulls.

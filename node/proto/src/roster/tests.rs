@@ -4,7 +4,7 @@ use kanpachi_common::{
     MacAddr, MemberId, Pool, SecretKey, TunnelKey,
     addr::ipv6_of,
     cbor,
-    roster::{Caps, Delta, Entry, NetworkType, Private, Proof, Public, Settings},
+    roster::{Caps, Delta, Entry, NetworkType, Page, Private, Proof, Public, Settings},
 };
 
 use super::*;

@@ -165,11 +165,15 @@ pub const fn done() -> MemberMessage {
     MemberMessage::Done(Nonce(0))
 }
 
-/// Checks one piece of an answer; `None` when it is known, or none of this module's business.
+/// Checks one piece of a member's answer; `None` when it is known, or none of this module's business.
 ///
 /// # Errors
 /// [`Refusal`]
-pub fn check(rosters: &mut Rosters, message: MemberMessage) -> Result<Option<Update>, Refusal> {
+pub fn check(
+    rosters: &mut Rosters,
+    from: &NodeId,
+    message: MemberMessage,
+) -> Result<Option<Update>, Refusal> {
     match message {
         MemberMessage::Manifest(manifest) => {
             let known = rosters
@@ -181,7 +185,7 @@ pub fn check(rosters: &mut Rosters, message: MemberMessage) -> Result<Option<Upd
             rosters.check_manifest(&manifest).map(Some)
         }
         MemberMessage::Directory(directory) => rosters.check_directory(&directory),
-        MemberMessage::Page(page) => rosters.check_page_of_ours(*page),
+        MemberMessage::Page(page) => rosters.check_page_of_ours(from, *page),
         MemberMessage::Secret(secret) => rosters.check_secret(secret.network, secret.secret),
         MemberMessage::Suspend(suspend) => rosters.check_suspend(&suspend),
         MemberMessage::Ask(_)

@@ -34,8 +34,10 @@ const PATIENCE: Duration = Duration::from_millis(700);
 const REFRESH: Duration = Duration::from_secs(300);
 /// First pause after a question that failed; it doubles.
 const RETRY: Duration = Duration::from_secs(1);
-/// Longest such pause.
+/// Longest such pause; after an answer that did not bring what was claimed it is [`REFRESH`].
 const MAX_RETRY: Duration = Duration::from_secs(30);
+/// Whoever takes longer to answer is not waited for: others are asked for the same news.
+const SLOW: Duration = Duration::from_secs(5);
 /// While others are asked for the same news.
 const WAIT: Duration = Duration::from_secs(1);
 
@@ -49,9 +51,14 @@ struct Peer {
     /// That is so only because nobody says that it is not there.
     sought: bool,
     asking: bool,
+    asked_at: Option<Instant>,
     /// To be asked again when the question under way has ended.
     again: bool,
     failures: u32,
+    /// Its last answer did not bring what it claims to hold, or did not come: who else claims it is asked as well.
+    doubtful: bool,
+    /// Its claims change nothing before.
+    not_before: Option<Instant>,
     due: Option<Instant>,
     /// It is to be asked for news only, which may have come from elsewhere by then.
     for_news: bool,
@@ -65,6 +72,8 @@ pub struct Spread {
     peers: BTreeMap<NodeId, Peer>,
     /// Who was the last of those that were asked because somebody had to be.
     cursor: Option<NodeId>,
+    /// Who was asked last: the next is somebody behind it.
+    turn: Option<NodeId>,
     /// When somebody else is asked for a secret that is lacking, and how often that was done.
     lacking: Option<Instant>,
     lacked: u32,
@@ -86,7 +95,7 @@ impl Spread {
         {
             peer.live = true;
             peer.sought = false;
-            peer.failures = 0;
+            (peer.failures, peer.not_before) = (0, None);
             peer.ask_at(now);
         }
     }
@@ -152,8 +161,9 @@ impl Spread {
         let position = |epoch| Position { generation, epoch };
         peer.told = epochs.iter().map(|(n, e)| (*n, position(*e))).collect();
         if peer.is_ahead(rosters) {
-            peer.for_news = peer.due.is_none_or(|due| due > now);
-            peer.ask_at(now);
+            let at = peer.not_before.map_or(now, |before| before.max(now));
+            peer.for_news |= peer.due.is_none_or(|due| due > at);
+            peer.ask_at(at);
         }
     }
 
@@ -216,29 +226,48 @@ impl Spread {
         }
     }
 
-    /// A question ended, answered in full or not.
-    pub fn handle_ended(&mut self, node: &NodeId, answered: bool, now: Instant) {
+    /// A question ended, answered in full or not. An answer that does not bring what the member claims to hold is as good as
+    /// none.
+    pub fn handle_ended(
+        &mut self,
+        node: &NodeId,
+        answered: bool,
+        rosters: &mut Rosters,
+        now: Instant,
+    ) {
+        rosters.end_pages(node);
         let Some(peer) = self.peers.get_mut(node) else {
             return;
         };
+        let behind = peer.is_ahead(rosters);
+        peer.doubtful = behind || !answered;
         peer.asking = false;
-        if std::mem::take(&mut peer.again) {
-            peer.due = Some(now);
+        let again = std::mem::take(&mut peer.again);
+        if peer.doubtful {
+            let longest = if answered && !again {
+                REFRESH
+            } else {
+                MAX_RETRY
+            };
+            let pause = RETRY.saturating_mul(1 << peer.failures.min(9)).min(longest);
+            // Something happened meanwhile. That is worth one more question at once.
+            let pause = pause * u32::from(!again || peer.failures > 0);
+            peer.failures = peer.failures.saturating_add(1);
+            peer.not_before = Some(now + pause);
+            peer.for_news = behind && peer.live;
+            peer.due = (peer.live || peer.wanted || again).then(|| now + pause);
             return;
         }
-        if answered {
-            peer.failures = 0;
-            peer.due = peer.live.then(|| now + REFRESH);
+        (peer.failures, peer.not_before) = (0, None);
+        let rest = if peer.wanted && !peer.live {
+            // A tunnel that still does not come up: the answer may have told the other side who this node is.
+            Some(MAX_RETRY)
         } else {
-            let pause = RETRY
-                .saturating_mul(1 << peer.failures.min(8))
-                .min(MAX_RETRY);
-            peer.failures = peer.failures.saturating_add(1);
-            peer.due = (peer.live || peer.wanted).then(|| now + pause);
-        }
-        // A tunnel that still does not come up: the answer may have told the other side who this node is.
-        if answered && peer.wanted && !peer.live {
-            peer.due = Some(now + MAX_RETRY);
+            peer.live.then_some(REFRESH)
+        };
+        peer.due = rest.filter(|_| !again).map(|rest| now + rest);
+        if again {
+            peer.due = Some(now);
         }
     }
 
@@ -262,24 +291,39 @@ impl Spread {
         if self.asking() >= MAX_ASKING {
             return None;
         }
-        let busy = |p: &&Peer| p.asking && p.is_ahead(rosters);
-        let same = self.peers.values().filter(busy).count();
-        for (node, peer) in &mut self.peers {
-            if peer.asking || peer.due.is_none_or(|due| due > now) {
+        let busy = |doubtful: bool| {
+            let same = |p: &&Peer| p.is_busy(now) && p.doubtful == doubtful && p.is_ahead(rosters);
+            self.peers.values().filter(same).count()
+        };
+        let busy = [busy(false), busy(true)];
+        for node in self.due_in_turn(now) {
+            let Some(peer) = self.peers.get_mut(&node) else {
                 continue;
-            }
+            };
             if peer.for_news && !peer.is_ahead(rosters) {
                 // The news came from somebody else.
                 peer.for_news = false;
                 peer.due = peer.live.then(|| now + REFRESH);
-            } else if peer.for_news && same >= MAX_SAME {
+            } else if peer.for_news && busy[usize::from(peer.doubtful)] >= MAX_SAME {
                 peer.due = Some(now + WAIT);
             } else {
-                (peer.asking, peer.due, peer.for_news) = (true, None, false);
-                return Some(*node);
+                (peer.asking, peer.asked_at) = (true, Some(now));
+                (peer.due, peer.for_news) = (None, false);
+                self.turn = Some(node);
+                return Some(node);
             }
         }
         None
+    }
+
+    /// The members that are due, beginning behind the one that was asked last.
+    fn due_in_turn(&self, now: Instant) -> Vec<NodeId> {
+        let due = |p: &Peer| !p.asking && p.due.is_some_and(|due| due <= now);
+        let due = self.peers.iter().filter(|(_, p)| due(p)).map(|(n, _)| *n);
+        let (before, mut order): (Vec<_>, Vec<_>) =
+            due.partition(|node| self.turn.is_some_and(|turn| *node <= turn));
+        order.extend(before);
+        order
     }
 }
 
@@ -290,6 +334,11 @@ impl Peer {
         } else {
             self.due = Some(self.due.map_or(at, |due| due.min(at)));
         }
+    }
+
+    /// Is it asked, and may it still answer soon?
+    fn is_busy(&self, now: Instant) -> bool {
+        self.asking && self.asked_at.is_some_and(|at| now < at + SLOW)
     }
 
     fn is_ahead(&self, rosters: &Rosters) -> bool {

@@ -67,7 +67,7 @@ pub(super) fn exchange(asker: &mut Rosters, other: &mut Rosters) -> bool {
         commit(other, outcome);
     }
     for message in answer(other, &me, &question, NOW) {
-        let outcome = check(asker, message);
+        let outcome = check(asker, &them, message);
         commit(asker, outcome);
     }
     is_behind(other, &question)
@@ -300,11 +300,11 @@ fn spread(n: u8) -> (Spread, Rosters, Instant) {
 
 #[test]
 fn a_member_whose_tunnel_came_up_is_asked_once_and_again_after_a_while() {
-    let (mut spread, rosters, now) = spread(3);
+    let (mut spread, mut rosters, now) = spread(3);
     spread.handle_up(&id(2), now);
     assert_eq!(spread.poll_ask(&rosters, now), Some(id(2)));
     assert_eq!(spread.poll_ask(&rosters, now), None);
-    spread.handle_ended(&id(2), true, now);
+    spread.handle_ended(&id(2), true, &mut rosters, now);
     assert_eq!(spread.poll_ask(&rosters, now), None);
     assert_eq!(spread.poll_timeout(), Some(now + REFRESH));
     assert_eq!(spread.poll_ask(&rosters, now + REFRESH), Some(id(2)));
@@ -312,7 +312,7 @@ fn a_member_whose_tunnel_came_up_is_asked_once_and_again_after_a_while() {
 
 #[test]
 fn a_member_that_cannot_be_asked_is_tried_less_and_less_often() {
-    let (mut spread, rosters, mut now) = spread(2);
+    let (mut spread, mut rosters, mut now) = spread(2);
     spread.handle_wanted(&id(2), now);
     let mut pauses = Vec::new();
     for _ in 0..8 {
@@ -320,7 +320,7 @@ fn a_member_that_cannot_be_asked_is_tried_less_and_less_often() {
         pauses.push((due - now).as_millis());
         now = due;
         assert_eq!(spread.poll_ask(&rosters, now), Some(id(2)));
-        spread.handle_ended(&id(2), false, now);
+        spread.handle_ended(&id(2), false, &mut rosters, now);
     }
     assert_eq!(
         pauses,
@@ -332,14 +332,14 @@ fn a_member_that_cannot_be_asked_is_tried_less_and_less_often() {
 
 #[test]
 fn two_of_many_who_tell_the_same_news_are_asked() {
-    let (mut spread, rosters, now) = spread(9);
+    let (mut spread, mut rosters, now) = spread(9);
     for n in 2..=9 {
         spread.handle_epochs(&id(n), 1, &[(NETWORK, 6)], &rosters, now);
     }
     let asked: Vec<_> = std::iter::from_fn(|| spread.poll_ask(&rosters, now)).collect();
     assert_eq!(asked.len(), 2);
     // The first fails: somebody else is asked.
-    spread.handle_ended(&asked[0], false, now);
+    spread.handle_ended(&asked[0], false, &mut rosters, now);
     let next = spread.poll_ask(&rosters, now + WAIT);
     assert!(next.is_some_and(|n| !asked.contains(&n)), "{next:?}");
     // The roster is here: nobody is asked for it any more.
@@ -351,7 +351,7 @@ fn two_of_many_who_tell_the_same_news_are_asked() {
 
 #[test]
 fn all_live_members_are_asked_when_something_changed_but_not_all_at_once() {
-    let (mut spread, rosters, now) = spread(40);
+    let (mut spread, mut rosters, now) = spread(40);
     for n in 2..=40 {
         spread.handle_up(&id(n), now);
     }
@@ -363,13 +363,13 @@ fn all_live_members_are_asked_when_something_changed_but_not_all_at_once() {
     // What changes meanwhile is told when the question under way has ended.
     spread.handle_changed(now);
     for node in &asked {
-        spread.handle_ended(node, true, now);
+        spread.handle_ended(node, true, &mut rosters, now);
     }
     let mut all = BTreeSet::new();
     for _ in 0..100 {
         while let Some(node) = spread.poll_ask(&rosters, now) {
             all.insert(node);
-            spread.handle_ended(&node, true, now);
+            spread.handle_ended(&node, true, &mut rosters, now);
         }
     }
     assert_eq!(all.len(), 39);
@@ -386,7 +386,7 @@ fn a_secret_that_is_lacking_is_asked_for_until_it_is_here() {
     let begin = now;
     while now < begin + Duration::from_secs(20) {
         while let Some(node) = spread.poll_ask(&rosters, now) {
-            spread.handle_ended(&node, true, now);
+            spread.handle_ended(&node, true, &mut rosters, now);
             if now > begin {
                 asked.insert(node);
             }
@@ -401,12 +401,12 @@ fn a_secret_that_is_lacking_is_asked_for_until_it_is_here() {
 
 #[test]
 fn a_member_of_whom_nothing_is_known_is_asked_while_it_is_sought_and_no_longer() {
-    let (mut spread, rosters, now) = spread(3);
+    let (mut spread, mut rosters, now) = spread(3);
     let sought = BTreeSet::from([id(2)]);
     spread.set_sought(&sought, now);
     assert_eq!(spread.poll_timeout(), Some(now + PATIENCE));
     assert_eq!(spread.poll_ask(&rosters, now + PATIENCE), Some(id(2)));
-    spread.handle_ended(&id(2), false, now + PATIENCE);
+    spread.handle_ended(&id(2), false, &mut rosters, now + PATIENCE);
     // Said again it is no news, and the pause stays what it is.
     spread.set_sought(&sought, now + PATIENCE);
     assert_eq!(spread.poll_timeout(), Some(now + PATIENCE + RETRY));
@@ -415,7 +415,117 @@ fn a_member_of_whom_nothing_is_known_is_asked_while_it_is_sought_and_no_longer()
     // Whoever has a tunnel is asked for the sake of that.
     spread.handle_up(&id(3), now);
     assert_eq!(spread.poll_ask(&rosters, now), Some(id(3)));
-    spread.handle_ended(&id(3), true, now);
+    spread.handle_ended(&id(3), true, &mut rosters, now);
     spread.set_sought(&BTreeSet::new(), now);
     assert_eq!(spread.poll_timeout(), Some(now + REFRESH));
+}
+
+/// Members 2 and up have tunnels, and have been asked.
+fn acquainted(n: u8) -> (Spread, Rosters, Instant) {
+    let (mut spread, mut rosters, now) = spread(n);
+    for n in 2..=n {
+        spread.handle_up(&id(n), now);
+    }
+    while let Some(node) = spread.poll_ask(&rosters, now) {
+        spread.handle_ended(&node, true, &mut rosters, now);
+    }
+    (spread, rosters, now + MAX_RETRY)
+}
+
+#[test]
+fn an_answer_that_does_not_bring_what_was_claimed_is_none() {
+    let (mut spread, mut rosters, mut now) = acquainted(2);
+    spread.handle_epochs(&id(2), 1, &[(NETWORK, 6)], &rosters, now);
+    let mut pauses = Vec::new();
+    for _ in 0..11 {
+        assert_eq!(spread.poll_ask(&rosters, now), Some(id(2)));
+        spread.handle_ended(&id(2), true, &mut rosters, now);
+        let due = spread.poll_timeout().unwrap();
+        pauses.push((due - now).as_secs());
+        now = due;
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    // It is made good, and believed again.
+    assert_eq!(spread.poll_ask(&rosters, now), Some(id(2)));
+    take(&mut rosters, &Org::new(), &[1, 2], 6).unwrap();
+    spread.handle_ended(&id(2), true, &mut rosters, now);
+    spread.handle_epochs(&id(2), 1, &[(NETWORK, 7)], &rosters, now);
+    assert_eq!(spread.poll_ask(&rosters, now), Some(id(2)));
+}
+
+#[test]
+fn members_that_claim_what_they_do_not_bring_hold_no_witness_up() {
+    let (mut spread, mut rosters, mut now) = acquainted(5);
+    let liars = [id(2), id(3)];
+    let mut claim = 1000;
+    let (mut held, mut news, mut lies) = (5, Vec::new(), 0);
+    let mut under_way: Vec<(Instant, NodeId)> = Vec::new();
+    let begin = now;
+    while now < begin + Duration::from_secs(300) {
+        // They say something new all the time, and take as long as an answer may.
+        for liar in &liars {
+            claim += 1;
+            spread.handle_epochs(liar, 1, &[(NETWORK, claim)], &rosters, now);
+        }
+        for (at, epoch) in [(1, 6), (200, 7)] {
+            if now == begin + Duration::from_secs(at) {
+                held = epoch;
+                for witness in [id(4), id(5)] {
+                    spread.handle_epochs(&witness, 1, &[(NETWORK, held)], &rosters, now);
+                }
+            }
+        }
+        for (_, node) in under_way.extract_if(.., |(ends, _)| *ends <= now) {
+            spread.handle_ended(&node, false, &mut rosters, now);
+        }
+        while let Some(node) = spread.poll_ask(&rosters, now) {
+            if liars.contains(&node) {
+                lies += 1;
+                under_way.push((now + Duration::from_secs(20), node));
+            } else {
+                news.push((now - begin).as_secs());
+                take(&mut rosters, &Org::new(), &[1, 2, 3, 4, 5], held).unwrap();
+                spread.handle_ended(&node, true, &mut rosters, now);
+            }
+        }
+        now += Duration::from_millis(100);
+    }
+    assert!(matches!(news[..], [0..=6, 200]), "{news:?}");
+    assert!(lies <= 24, "{lies}");
+}
+
+#[test]
+fn whoever_did_not_bring_what_it_claimed_takes_nobodys_place() {
+    let (mut spread, mut rosters, now) = acquainted(4);
+    let liars = [id(2), id(3)];
+    for liar in &liars {
+        spread.handle_epochs(liar, 1, &[(NETWORK, 1000)], &rosters, now);
+        assert_eq!(spread.poll_ask(&rosters, now), Some(*liar));
+        spread.handle_ended(liar, true, &mut rosters, now);
+    }
+    let now = now + RETRY;
+    let again = [
+        spread.poll_ask(&rosters, now),
+        spread.poll_ask(&rosters, now),
+    ];
+    assert_eq!(again, liars.map(Some));
+    spread.handle_epochs(&id(4), 1, &[(NETWORK, 6)], &rosters, now);
+    assert_eq!(spread.poll_ask(&rosters, now), Some(id(4)));
+}
+
+#[test]
+fn members_are_asked_in_turn() {
+    let (mut spread, mut rosters, now) = acquainted(4);
+    let mut asked = Vec::new();
+    spread.handle_changed(now);
+    for _ in 0..6 {
+        let node = spread.poll_ask(&rosters, now).unwrap();
+        spread.handle_ended(&node, true, &mut rosters, now);
+        // The first in order has always something new.
+        spread.handle_ahead(&id(2), now);
+        asked.push(node);
+    }
+    for n in 2..=4 {
+        assert!(asked.contains(&id(n)), "{asked:?}");
+    }
 }

@@ -123,7 +123,7 @@ impl Core {
                 false
             }
             message => {
-                let outcome = spread::check(rosters, message);
+                let outcome = spread::check(rosters, &node, message);
                 self.settle("what a member says", outcome)
             }
         };
@@ -137,7 +137,10 @@ impl Core {
     }
 
     pub(super) fn handle_ask_ended(&mut self, node: &NodeId, answered: bool) {
-        self.state.spread.handle_ended(node, answered, clock::now());
+        if let Some(session) = &mut self.state.session {
+            let (spread, rosters) = (&mut self.state.spread, &mut session.rosters);
+            spread.handle_ended(node, answered, rosters, clock::now());
+        }
     }
 
     /// Takes an owner's word up that a member is out. Whoever else should know is told.

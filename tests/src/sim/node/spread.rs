@@ -100,8 +100,10 @@ impl Node {
     fn end_question(&mut self, number: u64, answered: bool, now: Instant) {
         if let Some(process) = &mut self.process
             && let Some(asking) = process.asking.remove(&number)
+            && let Some(session) = &mut process.session
         {
-            process.spread.handle_ended(&asking.peer, answered, now);
+            let rosters = &mut session.rosters;
+            (process.spread).handle_ended(&asking.peer, answered, rosters, now);
         }
     }
 
@@ -143,10 +145,10 @@ impl Node {
 
     /// A member answers.
     pub fn handle_answers(&mut self, number: u64, answers: Vec<MemberMessage>, now: Instant) {
-        let asked = |p: &super::Process| p.asking.contains_key(&number);
-        if !self.process.as_ref().is_some_and(asked) {
+        let asked = |p: &super::Process| p.asking.get(&number).map(|a| a.peer);
+        let Some(from) = self.process.as_ref().and_then(asked) else {
             return;
-        }
+        };
         let mut changed = false;
         for message in answers {
             let Some(session) = self.session_mut() else {
@@ -159,7 +161,7 @@ impl Node {
                     false
                 }
                 message => {
-                    let outcome = spread::check(&mut session.rosters, message);
+                    let outcome = spread::check(&mut session.rosters, &from, message);
                     self.settle(outcome)
                 }
             };
