@@ -25,6 +25,8 @@ pub(super) struct Path {
     pub(super) addr: SocketAddr,
     pub(super) kind: PathKind,
     pub(super) offered: bool,
+    /// Something may be sent there: there is more than the word of the peer for it, or there was enough left for that.
+    pub(super) admitted: bool,
     pub(super) estimator: Estimator,
     pub(super) last_probe: Option<Instant>,
     pub(super) last_answer: Option<Instant>,
@@ -47,6 +49,7 @@ impl Path {
             addr: candidate.addr,
             kind: candidate.kind,
             offered,
+            admitted: !offered || candidate.kind == PathKind::Relay,
             estimator: Estimator::default(),
             last_probe: None,
             last_answer: None,

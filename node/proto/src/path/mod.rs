@@ -11,6 +11,7 @@
 //! 5. Either end leaves a primary path that has stopped answering while another one answers.
 
 mod address;
+pub(crate) mod budget;
 mod estimator;
 pub(crate) mod mtu;
 pub mod punch;

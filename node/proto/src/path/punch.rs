@@ -6,7 +6,8 @@
 //! right, and 1,200 guesses find one in 99 of 100 cases.
 //!
 //! The machine says when; the datagrams are pings of the session, so only the right peer can answer them. A member that
-//! lies about where it is makes this node send at most [`GUESSES`] small datagrams in [`PAUSE`] to that address.
+//! lies about where it is makes this node send at most [`GUESSES`] small datagrams in [`PAUSE`] to that address, and no more
+//! than [`BURSTS`] allows over time.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -15,7 +16,10 @@ use std::{
 
 use kanpachi_common::nat::{Mapping, NatBehaviour};
 
-use super::PathKind;
+use super::{
+    PathKind,
+    budget::{Budget, Rate},
+};
 
 /// Sockets that the symmetric side opens.
 pub const SOCKETS: u16 = 256;
@@ -24,6 +28,12 @@ pub const GUESSES: u32 = 1200;
 /// Between the beginnings of two such goes for one peer.
 pub const PAUSE: Duration = Duration::from_secs(7);
 
+/// How often this node guesses for one peer while nothing comes of it: as often as sockets are opened in the first minutes, and
+/// then as rarely.
+pub(crate) const BURSTS: Rate = Rate {
+    most: 5,
+    every: Duration::from_secs(300),
+};
 /// Guesses come in small groups: 200 a second.
 const GROUP_EVERY: Duration = Duration::from_millis(20);
 const GROUP: u32 = 4;
@@ -85,6 +95,9 @@ pub struct Punch {
     opened: usize,
     guessing: Option<Guessing>,
     guessed_at: Option<Instant>,
+    /// Where it was guessed last, and what is left of [`BURSTS`].
+    guessed: Vec<IpAddr>,
+    bursts: Budget,
     /// Sockets were opened again meanwhile, behind these addresses: guessed at as soon as there is time for more.
     waiting: Vec<IpAddr>,
 }
@@ -132,8 +145,21 @@ impl Punch {
         hosts.sort_unstable();
         hosts.dedup();
         hosts.truncate(2);
+        // By the time that there is enough left again those sockets are closed.
+        let next = self.bursts.next(BURSTS, now);
+        if next.is_some_and(|at| at > now + PAUSE) {
+            self.waiting.clear();
+            return false;
+        }
         self.waiting = hosts;
         self.begin_guessing(now)
+    }
+
+    /// The peer is there, behind this address, and data takes a path to it: what was guessed was no lie.
+    pub fn handle_direct(&mut self, host: IpAddr) {
+        if self.guessed.contains(&host) {
+            self.bursts.refill();
+        }
     }
 
     /// When guessing at what waits may begin.
@@ -146,9 +172,14 @@ impl Punch {
         if self.waiting.is_empty() || self.guess_at().is_some_and(|at| now < at) {
             return false;
         }
+        let hosts = std::mem::take(&mut self.waiting);
+        if !self.bursts.take(BURSTS, now) {
+            return false;
+        }
         self.guessed_at = Some(now);
+        self.guessed.clone_from(&hosts);
         self.guessing = Some(Guessing {
-            hosts: std::mem::take(&mut self.waiting),
+            hosts,
             left: GUESSES,
             group: GROUP,
             next: now,
@@ -308,6 +339,82 @@ mod tests {
         assert!(!punch.handle_opened([host()], start + PAUSE));
         punch.review(false, start + PAUSE);
         assert_eq!(punch.poll_timeout(), None);
+    }
+
+    /// Guesses in an hour in which the peer says every second that it has opened sockets.
+    fn lured(punch: &mut Punch, start: Instant, mut each: impl FnMut(&mut Punch)) -> u32 {
+        let mut sent = 0;
+        for second in 0..3600 {
+            let now = start + Duration::from_secs(second);
+            punch.handle_opened([host()], now);
+            for group in 0..50 {
+                let now = now + GROUP_EVERY * group;
+                while punch.poll_guess(now, || 7).is_some() {
+                    sent += 1;
+                }
+            }
+            each(punch);
+        }
+        sent
+    }
+
+    #[test]
+    fn nobody_is_guessed_at_for_ever_on_the_word_of_a_peer() {
+        let (mut punch, start) = (Punch::default(), Instant::now());
+        punch.set_part(Some(Part::Guesses));
+        let hour = Duration::from_secs(3600);
+        assert_eq!(lured(&mut punch, start, |_| {}), 16 * GUESSES);
+        assert_eq!(lured(&mut punch, start + hour, |_| {}), 12 * GUESSES);
+        // Direct paths elsewhere, and new facts about the NATs, do not change that.
+        let other = IpAddr::from([203, 0, 113, 10]);
+        let sent = lured(&mut punch, start + hour * 2, |punch| {
+            punch.handle_direct(other);
+            for part in [None, Some(Part::Guesses)] {
+                punch.set_part(part);
+            }
+        });
+        assert_eq!(sent, 12 * GUESSES);
+    }
+
+    #[test]
+    fn a_peer_that_was_met_may_start_again_as_often_as_it_likes() {
+        let (mut punch, mut now) = (Punch::default(), Instant::now());
+        punch.set_part(Some(Part::Guesses));
+        for _ in 0..20 {
+            assert!(punch.handle_opened([host()], now));
+            punch.handle_direct(host());
+            punch.review(false, now);
+            now += Duration::from_secs(10);
+        }
+    }
+
+    #[test]
+    fn sockets_opened_as_often_as_they_are_meet_a_guesser_and_so_does_a_new_start() {
+        let (mut guesses, start) = (Punch::default(), Instant::now());
+        guesses.set_part(Some(Part::Guesses));
+        let mut now = start;
+        for round in 0..4 {
+            let mut opens = Punch::default();
+            opens.set_part(Some(Part::Opens));
+            opens.review(true, now);
+            let (begin, mut met) = (now, 0);
+            while now < begin + Duration::from_secs(1300) {
+                now = opens.poll_timeout().unwrap();
+                if opens.review(true, now) {
+                    let at_once = guesses.handle_opened([host()], now);
+                    let soon = guesses.poll_timeout().filter(|at| *at <= now + PAUSE);
+                    met += u32::from(at_once || soon.is_some());
+                    let later = now + PAUSE;
+                    for tenth in 0..70 {
+                        let at = now + Duration::from_millis(100) * tenth;
+                        while guesses.poll_guess(at, || 7).is_some() {}
+                    }
+                    while guesses.poll_guess(later, || 7).is_some() {}
+                }
+            }
+            assert!(met >= 6, "{met} in round {round}");
+            guesses.handle_direct(host());
+        }
     }
 
     #[test]

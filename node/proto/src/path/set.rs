@@ -11,6 +11,7 @@ use kanpachi_common::candidate::MAX_CANDIDATES;
 use super::{
     Candidate, Change, Order, PathKind, PathStatus, Probe, Via,
     address::{PROBE_RISING, Path, STREAK},
+    budget::{Budget, Rate},
 };
 use crate::tunnel::timers;
 
@@ -58,6 +59,14 @@ const PROBE_HOPEFUL: Duration = Duration::from_secs(1);
 const HOPE: Duration = Duration::from_secs(30);
 /// and, when it is the word of the peer, not again so soon: it may have told of an address of somebody else.
 const HOPE_AGAIN: Duration = Duration::from_secs(60);
+/// After so many times in vain the pause doubles, so many times.
+const HOPES: u32 = 4;
+const HOPE_DOUBLINGS: u32 = 4;
+/// Addresses that are tried because the peer tells of them. It may tell of others every second, and mean somebody else.
+const NEW_ADDRESSES: Rate = Rate {
+    most: 32,
+    every: Duration::from_secs(2),
+};
 /// Packets of another session than the current one may be this late.
 const OVERTAKEN_FOR: Duration = Duration::from_secs(1);
 
@@ -91,6 +100,10 @@ pub struct PathSet {
     followed: Option<(Order, Instant)>,
     /// Since when there is hope that a path works that has not answered.
     hope_since: Option<Instant>,
+    /// How often that was because of the word of the peer, since data last took a path without a relay.
+    hopes: u32,
+    /// What is left of [`NEW_ADDRESSES`].
+    new_addresses: Budget,
 }
 
 impl PathSet {
@@ -127,7 +140,28 @@ impl PathSet {
             p.offered || known || Some(p.addr) == primary
         });
         self.drop_surplus();
+        self.admit(now);
         new
+    }
+
+    /// Lets something be sent to addresses that the peer has told of, as far as there is enough left for that.
+    pub(crate) fn admit(&mut self, now: Instant) {
+        for path in self.paths.iter_mut().filter(|p| !p.admitted) {
+            path.admitted = self.new_addresses.take(NEW_ADDRESSES, now);
+        }
+    }
+
+    /// When [`admit`](Self::admit) has something to do.
+    fn next_admission(&self, now: Instant) -> Option<Instant> {
+        let waiting = self.paths.iter().any(|p| !p.admitted);
+        let next = self.new_addresses.next(NEW_ADDRESSES, now);
+        waiting.then(|| next.unwrap_or(now))
+    }
+
+    /// Has the peer answered at this address, or is it none that the peer chose?
+    pub(crate) fn is_proven(&self, addr: SocketAddr) -> bool {
+        let proven = |p: &Path| p.kind == PathKind::Relay || p.last_answer.is_some();
+        self.paths.iter().any(|p| p.addr == addr && proven(p))
     }
 
     /// Replaces the ways over relays; returns whether there is a new one. When data takes one that is gone, another path
@@ -178,13 +212,16 @@ impl PathSet {
     /// Something authenticated came from this address.
     pub fn heard_from(&mut self, from: SocketAddr, now: Instant) {
         if let Some(path) = self.find(from) {
+            path.admitted = true;
             path.last_heard = Some(now);
         }
     }
 
     /// Notes an address that an authenticated packet came from.
     pub fn observe(&mut self, from: SocketAddr) {
-        if self.find(from).is_none() {
+        if let Some(path) = self.find(from) {
+            path.admitted = true;
+        } else {
             let kind = match Via::of(from) {
                 Some(Via::Relay { .. }) => PathKind::Relay,
                 _ => PathKind::Observed,
@@ -197,8 +234,11 @@ impl PathSet {
 
     /// The peer may be reached where it could not be reached before.
     fn hope(&mut self, now: Instant) {
-        if self.hope_since.is_none_or(|at| now >= at + HOPE_AGAIN) {
+        let doublings = self.hopes.saturating_sub(HOPES).min(HOPE_DOUBLINGS);
+        let again = HOPE_AGAIN * 2_u32.pow(doublings);
+        if self.hope_since.is_none_or(|at| now >= at + again) {
             self.hope_since = Some(now);
+            self.hopes = self.hopes.saturating_add(1);
         }
     }
 
@@ -289,12 +329,13 @@ impl PathSet {
         self.paths.iter().map(|p| (p.addr, p.kind))
     }
 
-    /// All addresses in the order in which a handshake tries them: the primary, then what was best, then what looks best.
+    /// The addresses in the order in which a handshake tries them: the primary, then what was best, then what looks best.
     #[must_use]
     pub fn race_order(&self) -> Vec<SocketAddr> {
         let mut order: Vec<_> = self
             .paths
             .iter()
+            .filter(|p| p.admitted)
             .map(|p| {
                 (
                     Some(p.addr) != self.primary,
@@ -362,7 +403,7 @@ impl PathSet {
         let old = self.primary.replace(addr);
         self.primary_since = Some(now);
         if self.is_direct() {
-            self.hope_since = None;
+            (self.hope_since, self.hopes) = (None, 0);
         }
         for path in &mut self.paths {
             if path.addr == addr || Some(path.addr) == old {
@@ -534,6 +575,9 @@ impl PathSet {
 
     /// When a path is to be probed at the latest.
     fn due(&self, path: &Path, activity: &Activity, now: Instant) -> Option<Instant> {
+        if !path.admitted {
+            return None;
+        }
         let interval = self.interval(path, activity, now)?;
         let Some(probed) = path.last_probe else {
             return Some(now);
@@ -562,6 +606,7 @@ impl PathSet {
         nonce: impl FnOnce() -> u64,
     ) -> Option<Probe> {
         self.primary?;
+        self.admit(now);
         let at = (self.paths.iter()).position(|path| self.is_due(path, activity, now))?;
         let (primary, path) = (self.primary, &mut self.paths[at]);
         let nonce = nonce();
@@ -643,7 +688,9 @@ impl PathSet {
             .waiting_since
             .filter(|_| self.trouble_since.is_none())
             .map(|at| at + TROUBLE_AFTER);
-        probes.chain(trouble).chain(waiting).min()
+        let admission = self.next_admission(now);
+        let others = [trouble, waiting, admission].into_iter().flatten();
+        probes.chain(others).min()
     }
 }
 

@@ -312,6 +312,82 @@ fn nobody_is_probed_much_on_the_word_of_a_peer() {
     }
 }
 
+/// Probes in an hour of addresses that the peer tells of, other ones each time.
+fn lured_by_others(every: u32) -> usize {
+    let start = Instant::now();
+    let (mut set, mut probes, mut nonces) = (relayed(start), 0, 0..);
+    for tenth in 0..36_000 {
+        let now = start + Duration::from_millis(100) * tenth;
+        if tenth % every == 0 {
+            let first = if (tenth / every).is_multiple_of(2) {
+                100
+            } else {
+                200
+            };
+            let list: Vec<_> = (first..first + 16)
+                .map(|port| candidate(port, PathKind::Reflexive))
+                .collect();
+            set.offer(&list, now);
+        }
+        while let Some(probe) = set.poll_probe(&QUIET, now, || nonces.next().unwrap_or(0)) {
+            if probe.primary {
+                set.answered(probe.nonce, now);
+            } else {
+                probes += 1;
+            }
+        }
+        set.review(&QUIET, now);
+    }
+    probes
+}
+
+#[test]
+fn whoever_tells_of_other_addresses_each_time_has_few_of_them_tried() {
+    for (every, most) in [(1, 2000), (10, 2000), (100, 12_000), (600, 20_000)] {
+        let probes = lured_by_others(every);
+        assert!((100..=most).contains(&probes), "{probes} in an hour");
+    }
+}
+
+#[test]
+fn the_word_of_a_peer_raises_less_and_less_hope() {
+    let there = [candidate(1, PathKind::Reflexive)];
+    let elsewhere = [candidate(2, PathKind::Reflexive)];
+    let mut now = Instant::now();
+    let (mut set, mut minutes) = (relayed(now), Vec::new());
+    for _minute in 0..60 {
+        minutes.push(lured(&mut set, &elsewhere, now));
+        now += Duration::from_secs(60);
+    }
+    let total: usize = minutes.iter().sum();
+    assert!(minutes[0] > 20 && total < 900, "{total}: {minutes:?}");
+    // A path without a relay: it was no lie.
+    set.offer(&there, now);
+    set.move_to(there[0].addr, now);
+    set.set_relayed(&[], now);
+    assert_eq!(set.hopes, 0);
+}
+
+#[test]
+fn what_is_not_tried_yet_is_tried_when_there_is_enough_left() {
+    let now = Instant::now();
+    let mut set = relayed(now);
+    for first in [100, 200, 300] {
+        let list: Vec<_> = (first..first + 16)
+            .map(|port| candidate(port, PathKind::Reflexive))
+            .collect();
+        set.offer(&list, now);
+    }
+    assert_eq!(set.race_order(), [set.primary().unwrap().endpoint]);
+    let there = [candidate(1, PathKind::Reflexive)];
+    set.offer(&there, now);
+    set.poll_probe(&QUIET, now, || 1);
+    let next = now + NEW_ADDRESSES.every;
+    assert!(set.poll_timeout(&QUIET, now).is_some_and(|at| at <= next));
+    set.poll_probe(&QUIET, next, || 2);
+    assert!(set.race_order().contains(&there[0].addr));
+}
+
 #[test]
 fn news_of_an_address_is_followed_up_for_a_while() {
     let now = Instant::now();

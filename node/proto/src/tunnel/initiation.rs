@@ -151,8 +151,14 @@ impl Round {
         }
     }
 
-    /// Sends at most one init: the one that is due for longest.
-    pub(crate) fn send_due(&mut self, cx: &mut Context, cookies: &Cookies, now: Instant) {
+    /// Sends at most one init: the one that is due for longest. One that `allowed` says no to is as good as lost.
+    pub(crate) fn send_due(
+        &mut self,
+        cx: &mut Context,
+        cookies: &Cookies,
+        allowed: impl FnOnce(SocketAddr) -> bool,
+        now: Instant,
+    ) {
         if now < self.next_slot {
             return;
         }
@@ -165,12 +171,15 @@ impl Round {
         } else {
             target.sent += 1;
         }
+        self.next_slot = now + timers::INIT_SPACING;
+        if !allowed(target.addr) {
+            return;
+        }
         self.frame[MAC2_AT..].fill(0);
         if let Some(cookie) = cookies.get(target.addr, now) {
             mac::sign_mac2(&mut self.frame, cookie);
         }
         cx.transmit(target.addr, self.frame.to_vec());
-        self.next_slot = now + timers::INIT_SPACING;
     }
 
     /// When something is to be sent, or the round ends.

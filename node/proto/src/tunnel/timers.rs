@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::path::budget::Rate;
+
 /// A session this old gets a successor (Rekey-After-Time); the only interval a configuration can shorten.
 pub const REKEY_AFTER: Duration = Duration::from_secs(120);
 /// The responder of a session waits longer, so that the two do not rekey at once.
@@ -30,6 +32,16 @@ pub(crate) const RESEND: [Duration; 5] = [
 ];
 /// Between two inits to any address of one peer: the stagger of the race, and its bound of 20 a second.
 pub(crate) const INIT_SPACING: Duration = Duration::from_millis(50);
+/// Inits to addresses of one peer that have never answered: it may have told of addresses of somebody else.
+pub(crate) const UNPROVEN_INITS: Rate = Rate {
+    most: 600,
+    every: Duration::from_secs(1),
+};
+/// Attempts that begin because a peer without a session tells of a new address. Any other tries it when its time comes.
+pub(crate) const HURRIED: Rate = Rate {
+    most: 4,
+    every: Duration::from_secs(300),
+};
 /// In a rekey over a living path the other addresses join this late.
 pub(crate) const REKEY_FALLBACK: Duration = Duration::from_secs(1);
 /// After giving up: next try while the peer is wanted.

@@ -24,7 +24,7 @@ use super::{
     payload::HandshakeCounter,
     timers, wire,
 };
-use crate::path::{Candidate, Change, Limit, PathSet, mtu::PathMtus, punch::Punch};
+use crate::path::{Candidate, Change, Limit, PathSet, budget::Budget, mtu::PathMtus, punch::Punch};
 
 /// A member that this node may have a session with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,9 @@ pub(crate) struct Peer {
     /// Next attempt after one that came to nothing.
     retry_at: Option<Instant>,
     cookies: Cookies,
+    /// What is left of [`timers::UNPROVEN_INITS`] and [`timers::HURRIED`].
+    unproven_inits: Budget,
+    hurried: Budget,
     pending: Vec<Pending>,
     /// Confirmed sessions, oldest first.
     sessions: Vec<Live>,
@@ -93,6 +96,8 @@ impl Peer {
             attempt: None,
             retry_at: None,
             cookies: Cookies::default(),
+            unproven_inits: Budget::default(),
+            hurried: Budget::default(),
             pending: Vec::new(),
             sessions: Vec::new(),
             current: None,
@@ -127,7 +132,8 @@ impl Peer {
 
     pub(crate) fn offer(&mut self, cx: &mut Context, candidates: &[Candidate], now: Instant) {
         let new = self.paths.offer(candidates, now);
-        self.try_addresses(cx, new, now);
+        let hurries = new && self.lacks_round() && self.hurried.take(timers::HURRIED, now);
+        self.try_addresses(cx, hurries, now);
     }
 
     pub(crate) fn relayed(&mut self, cx: &mut Context, ways: &[SocketAddr], now: Instant) {
@@ -135,16 +141,26 @@ impl Peer {
         self.try_addresses(cx, new, now);
     }
 
-    /// There are other addresses than before, and perhaps a new one.
-    fn try_addresses(&mut self, cx: &mut Context, new: bool, now: Instant) {
+    /// There are other addresses than before, and perhaps one that is worth a new attempt.
+    fn try_addresses(&mut self, cx: &mut Context, hurries: bool, now: Instant) {
         if let Some(round) = self.attempt.as_mut().and_then(|a| a.round.as_mut()) {
             for addr in self.paths.race_order() {
                 round.add(addr, now);
             }
-        } else if new && self.wanted && !self.has_session() {
+        } else if hurries && self.lacks_round() {
             self.begin(cx, timers::ATTEMPT, now);
+        } else if let Some(gives_up) = self.attempt.as_ref().map(|a| a.gives_up) {
+            self.stop_attempt(cx);
+            let round = self.new_round(cx, now);
+            self.attempt = Some(Attempt { gives_up, round });
         }
         self.report(cx);
+    }
+
+    /// Is a session lacking that should be there, with nothing on its way?
+    fn lacks_round(&self) -> bool {
+        let under_way = self.attempt.as_ref().is_some_and(|a| a.round.is_some());
+        self.wanted && !self.has_session() && !under_way
     }
 
     pub(crate) fn connect(&mut self, cx: &mut Context, now: Instant) {
@@ -188,7 +204,8 @@ impl Peer {
         });
     }
 
-    fn new_round(&self, cx: &mut Context, now: Instant) -> Option<Round> {
+    fn new_round(&mut self, cx: &mut Context, now: Instant) -> Option<Round> {
+        self.paths.admit(now);
         let order = self.paths.race_order();
         let rest_after = if self.paths.is_healthy() {
             timers::REKEY_FALLBACK
@@ -196,8 +213,14 @@ impl Peer {
             Duration::ZERO
         };
         let mut round = Round::start(cx, &self.config, &self.macs, &order, rest_after, now)?;
-        round.send_due(cx, &self.cookies, now);
+        self.send_init(cx, &mut round, now);
         Some(round)
+    }
+
+    fn send_init(&mut self, cx: &mut Context, round: &mut Round, now: Instant) {
+        let (paths, left) = (&self.paths, &mut self.unproven_inits);
+        let allowed = |to| paths.is_proven(to) || left.take(timers::UNPROVEN_INITS, now);
+        round.send_due(cx, &self.cookies, allowed, now);
     }
 
     fn stop_attempt(&mut self, cx: &mut Context) {
@@ -207,23 +230,26 @@ impl Peer {
     }
 
     fn drive_attempt(&mut self, cx: &mut Context, now: Instant) {
-        let Some(attempt) = &mut self.attempt else {
+        let Some(mut attempt) = self.attempt.take() else {
             if self.retry_at.is_some_and(|at| at <= now) {
                 self.begin(cx, timers::RETRY, now);
             }
             return;
         };
-        if let Some(round) = &mut attempt.round
-            && now < round.ends.min(attempt.gives_up)
-        {
-            round.send_due(cx, &self.cookies, now);
-            return;
-        }
         let gives_up = attempt.gives_up;
-        if attempt.round.is_none() && now < gives_up {
-            // Still no address to try; one that comes starts a new attempt.
+        let ends = attempt
+            .round
+            .as_ref()
+            .map_or(gives_up, |r| r.ends.min(gives_up));
+        if now < ends {
+            // Without a round there is still no address to try; one that comes starts it.
+            if let Some(round) = &mut attempt.round {
+                self.send_init(cx, round, now);
+            }
+            self.attempt = Some(attempt);
             return;
         }
+        self.attempt = Some(attempt);
         self.stop_attempt(cx);
         if now >= gives_up {
             self.give_up(cx, now);

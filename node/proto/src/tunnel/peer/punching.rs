@@ -9,7 +9,7 @@ use super::{
     Peer,
 };
 use crate::path::{
-    Via,
+    PathKind, Via,
     punch::{Part, SOCKETS, public_address},
 };
 
@@ -39,6 +39,11 @@ impl Peer {
         } else {
             self.wanted && self.paths.lacks_direct(now)
         };
+        if let Some(path) = self.paths.primary()
+            && path.kind != PathKind::Relay
+        {
+            self.punch.handle_direct(path.endpoint.ip());
+        }
         if self.punch.review(missing && self.current.is_some(), now) {
             self.open_sockets(cx, now);
         }

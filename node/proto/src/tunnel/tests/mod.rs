@@ -3,6 +3,7 @@
 mod handshake;
 mod hostile;
 mod loss;
+mod lured;
 mod moves;
 mod nats;
 mod paths;
