@@ -94,7 +94,7 @@ impl Peer {
         }
     }
 
-    fn plan_telling(&mut self, cx: &Context, now: Instant) {
+    pub(super) fn plan_telling(&mut self, cx: &Context, now: Instant) {
         let pause = self.tell_again.map_or(timers::TELL_AGAIN.0, |(_, p)| p);
         let next = (now + pause, (pause * 2).min(timers::TELL_AGAIN.1));
         self.tell_again = (self.current.is_some() && self.is_behind(cx)).then_some(next);
@@ -189,7 +189,7 @@ impl Peer {
             Some(Control::Keepalive { generation, epochs }) => {
                 self.settle(cx, local_index, now);
                 self.heard(cx, local_index, from, counter, now);
-                self.heard_epochs(cx, generation, epochs);
+                self.heard_epochs(cx, generation, epochs, now);
             }
             Some(Control::Ping { nonce, primary }) => {
                 if primary {

@@ -297,7 +297,7 @@ impl Peer {
         self.attempt = None;
         self.retry_at = None;
         self.adopt(cx, agreed, from, now);
-        self.heard_epochs(cx, payload.generation, payload.epochs);
+        self.heard_epochs(cx, payload.generation, payload.epochs, now);
         self.report(cx);
     }
 
@@ -356,7 +356,13 @@ impl Peer {
         }
     }
 
-    fn heard_epochs(&mut self, cx: &mut Context, generation: u64, epochs: Vec<(NetworkId, u64)>) {
+    fn heard_epochs(
+        &mut self,
+        cx: &mut Context,
+        generation: u64,
+        epochs: Vec<(NetworkId, u64)>,
+        now: Instant,
+    ) {
         let news = Some((generation, epochs));
         if self.told.epochs != news
             && let Some((generation, epochs)) = news.clone()
@@ -368,6 +374,10 @@ impl Peer {
                 generation,
                 epochs,
             });
+        }
+        // Its session may be younger than what this node told all others.
+        if self.tell_again.is_none() {
+            self.plan_telling(cx, now);
         }
     }
 

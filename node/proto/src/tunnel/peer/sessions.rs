@@ -240,7 +240,8 @@ impl Peer {
             at: now,
         };
         self.promote(cx, pending.session, pending.created, arrival);
-        self.heard_epochs(cx, pending.payload.generation, pending.payload.epochs);
+        let payload = pending.payload;
+        self.heard_epochs(cx, payload.generation, payload.epochs, now);
         true
     }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::sim::{Sim, config, ms, secs};
-use crate::{path::PathKind, tunnel::PathState};
+use crate::{
+    path::PathKind,
+    tunnel::{Event, PathState},
+};
 
 const PEERS: usize = 14;
 
@@ -86,6 +89,32 @@ fn epochs_that_are_no_news_are_told_once() {
         first >= 1 && again == 0 && news >= 1,
         "{first} {again} {news}"
     );
+}
+
+/// The change comes while a handshake is under way that says what was before, and the first words behind it are lost.
+#[test]
+fn epochs_that_changed_during_a_handshake_are_told_until_they_are_heard() {
+    for initiator in 0..2 {
+        let mut sim = Sim::new(2, 44, config());
+        sim.connect(initiator, 1 - initiator);
+        sim.run(ms(15));
+        sim.with(0, |t, now| t.set_epochs(7, Vec::new(), now));
+        sim.run(ms(7 * initiator as u64));
+        sim.weather.loss = 100;
+        sim.run(ms(20));
+        sim.weather.loss = 0;
+        let heard = |sim: &Sim| {
+            let events = sim.hosts[1].events.iter();
+            let of = |e: &Event| matches!(e, Event::Epochs { generation: 7, .. });
+            events.clone().any(|(_, e)| of(e))
+        };
+        assert!(!heard(&sim), "nothing is lost here");
+        let took = sim.run_until(secs(10), heard);
+        assert!(took.is_some_and(|took| took < secs(3)), "{took:?}");
+        let since = sim.log.len();
+        sim.run(secs(20));
+        assert!(sim.log.len() - since < 20, "told once");
+    }
 }
 
 #[test]
