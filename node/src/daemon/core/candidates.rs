@@ -39,11 +39,7 @@ impl Core {
             .map(|l| l.address)
             .filter(|a| is_portable(*a))
             .map(|a| (SocketAddr::new(a, port), CandidateKind::Host));
-        let observed = self
-            .state
-            .netcheck
-            .observed()
-            .map(|a| (a, CandidateKind::Reflexive));
+        let observed = self.state.netcheck.observed();
         let mut out: Vec<Candidate> = Vec::new();
         let mapped = self.mapped().map(|a| (a, CandidateKind::Mapped));
         for (addr, kind) in host.chain(mapped).chain(observed) {

@@ -45,7 +45,7 @@ impl Core {
                 self.handle_down(peer).await;
             }
             engine::Event::Observed(peer, addr) => {
-                self.note_observed(addr);
+                self.note_observed(peer, addr);
                 self.note_view(&peer, addr);
             }
             engine::Event::Reflected {
@@ -133,7 +133,7 @@ impl Core {
                 }
             }
             swarm::Event::Record(event) => self.handle_record(event),
-            swarm::Event::Observed(addr) => self.note_observed(addr),
+            swarm::Event::Observed(peer, addr) => self.note_observed(peer, addr),
             swarm::Event::OnLan { node, addr } => {
                 self.note_on_lan(node);
                 self.note_heard(node, vec![addr], Origin::Heard).await;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kanpachi_common::{NatBehaviour, NodeId, nat::Mapping, org::Server};
+use kanpachi_common::{CandidateKind, NatBehaviour, NodeId, nat::Mapping, org::Server};
 use kanpachi_proto::portmap::{Protocol, Wanted};
 use tokio::sync::oneshot;
 
@@ -25,6 +25,8 @@ use crate::{
 const MAX_REFLECTORS: usize = 4;
 /// Addresses that others see this node at, at the most.
 const MAX_OBSERVED: usize = 4;
+/// Peers of which it is remembered where they see this node; of each the last that it said.
+const MAX_SAID: usize = 16;
 /// Addresses that nobody confirmed for this long are forgotten while reflectors answer: a few rounds of questions.
 const CONFIRMED_FOR: Duration = Duration::from_secs(90);
 /// Without a NAT the reflectors are asked this often, and everything is checked again after a network without UDP.
@@ -58,7 +60,10 @@ pub(super) struct Checked {
 /// Everything about checks.
 #[derive(Debug, Default)]
 pub(super) struct Netcheck {
+    /// Where reflectors see this node, newest first.
     seen: Vec<Seen>,
+    /// Where each peer does, newest first. It may be wrong, or lie.
+    said: VecDeque<(NodeId, Seen)>,
     /// What each reflector said last.
     reflected: BTreeMap<SocketAddr, Seen>,
     /// Where tunnels ended, and at which address the peer there sees this node.
@@ -72,9 +77,28 @@ pub(super) struct Netcheck {
 }
 
 impl Netcheck {
-    /// Where others see this node, newest first.
-    pub(super) fn observed(&self) -> impl Iterator<Item = SocketAddr> {
-        self.seen.iter().map(|seen| seen.addr)
+    /// Where others see this node: what reflectors say, newest first, and behind that what peers say, where no reflector
+    /// answers or two peers agree.
+    pub(super) fn observed(&self) -> impl Iterator<Item = (SocketAddr, CandidateKind)> {
+        let confirmed = self.seen.iter().map(|seen| seen.addr);
+        let mut out: Vec<_> = confirmed.map(|a| (a, CandidateKind::Reflexive)).collect();
+        for least in [2, 1] {
+            for (_, Seen { addr, .. }) in &self.said {
+                let witnesses = self.said.iter().filter(|(_, s)| s.addr == *addr).count();
+                let counts = witnesses >= 2 || !self.is_reflected(addr);
+                if witnesses >= least && counts && !out.iter().any(|(a, _)| a == addr) {
+                    out.push((*addr, CandidateKind::Observed));
+                }
+            }
+        }
+        out.truncate(MAX_OBSERVED);
+        out.into_iter()
+    }
+
+    /// Does a reflector answer over the same family?
+    fn is_reflected(&self, addr: &SocketAddr) -> bool {
+        let mut answering = self.reflected.keys();
+        answering.any(|reflector| reflector.is_ipv4() == addr.is_ipv4())
     }
 
     /// What the last check said.
@@ -92,7 +116,16 @@ impl Netcheck {
         checked
     }
 
-    /// Notes an address; `true` if it is new.
+    /// Notes where a peer sees this node; `true` if the addresses are others than before.
+    fn note_said(&mut self, peer: NodeId, addr: SocketAddr, now: Instant) -> bool {
+        let before: Vec<_> = self.observed().collect();
+        self.said.retain(|(node, _)| *node != peer);
+        self.said.push_front((peer, Seen { addr, at: now }));
+        self.said.truncate(MAX_SAID);
+        !self.observed().eq(before)
+    }
+
+    /// Notes an address that a reflector says; `true` if it is new.
     fn note(&mut self, addr: SocketAddr, now: Instant) -> bool {
         if let Some(known) = self.seen.iter_mut().find(|seen| seen.addr == addr) {
             known.at = now;
@@ -124,13 +157,14 @@ impl Netcheck {
 
     /// Forgets what nobody confirms any more while reflectors of that family answer; `true` if that was something.
     fn expire(&mut self, now: Instant) -> bool {
+        let before: Vec<_> = self.observed().collect();
         let fresh = |seen: &Seen| now.saturating_duration_since(seen.at) < CONFIRMED_FOR;
         self.reflected.retain(|_, seen| fresh(seen));
         let answering: Vec<bool> = self.reflected.keys().map(SocketAddr::is_ipv4).collect();
-        let before = self.seen.len();
-        self.seen
-            .retain(|seen| fresh(seen) || !answering.contains(&seen.addr.is_ipv4()));
-        self.seen.len() != before
+        let kept = |seen: &Seen| fresh(seen) || !answering.contains(&seen.addr.is_ipv4());
+        self.seen.retain(kept);
+        self.said.retain(|(_, seen)| kept(seen));
+        !self.observed().eq(before)
     }
 
     /// Are the reflectors to be asked, and is everything to be checked?
@@ -173,18 +207,19 @@ impl Netcheck {
     fn forget(&mut self) {
         self.views.clear();
         self.seen.clear();
+        self.said.clear();
         self.reflected.clear();
     }
 }
 
 impl Core {
-    /// Somebody sees this node's packets come from here.
-    pub(super) fn note_observed(&mut self, addr: SocketAddr) {
+    /// A peer says where this node's packets come from.
+    pub(super) fn note_observed(&mut self, peer: NodeId, addr: SocketAddr) {
         if self.is_own(addr) || !self.overlay.is_underlay(&addr) {
             return;
         }
-        if self.state.netcheck.note(addr, clock::now()) {
-            tracing::debug!(%addr, "seen from outside");
+        if self.state.netcheck.note_said(peer, addr, clock::now()) {
+            tracing::debug!(%addr, %peer, "seen from outside");
             self.announce();
         }
     }
@@ -430,8 +465,11 @@ mod tests {
     #[test]
     fn an_address_that_no_reflector_confirms_any_more_is_forgotten() {
         let (mut net, start) = (Netcheck::default(), Instant::now());
-        let observed = |net: &Netcheck| net.observed().collect::<Vec<_>>();
-        net.note(at(9, 5), start);
+        let observed = |net: &Netcheck| net.observed().map(|(a, _)| a).collect::<Vec<_>>();
+        // Two peers agree on this one.
+        for peer in [1, 2] {
+            net.note_said(NodeId([peer; 32]), at(9, 5), start);
+        }
         assert_eq!(
             net.note_reflected(at(1, 1), at(9, 4000), start),
             (true, false)
@@ -498,9 +536,36 @@ mod tests {
     fn whoever_makes_up_addresses_fills_no_memory() {
         let (mut net, start) = (Netcheck::default(), Instant::now());
         for port in 1..1000 {
-            net.note(at(9, port), start);
+            let peer = NodeId([(port % 200) as u8; 32]);
+            net.note_said(peer, at(9, port), start);
         }
         assert_eq!(net.observed().count(), MAX_OBSERVED);
-        assert_eq!(net.observed().next(), Some(at(9, 999)));
+        assert_eq!(net.said.len(), MAX_SAID);
+    }
+
+    #[test]
+    fn the_word_of_a_peer_displaces_nothing_that_a_reflector_says() {
+        use CandidateKind::{Observed, Reflexive};
+        let (mut net, start) = (Netcheck::default(), Instant::now());
+        let (liar, honest) = (NodeId([1; 32]), NodeId([2; 32]));
+        let all = |net: &Netcheck| net.observed().collect::<Vec<_>>();
+        // Nobody else says anything: the last word of each counts, and no more than that.
+        for port in 1..100 {
+            assert!(net.note_said(liar, at(7, port), start));
+            assert_eq!(all(&net), [(at(7, port), Observed)]);
+        }
+        net.note_said(honest, at(9, 4000), start);
+        assert_eq!(all(&net).len(), 2);
+        net.note_reflected(at(1, 1), at(9, 4000), start);
+        for port in 1..100 {
+            assert!(!net.note_said(liar, at(7, port), start));
+            assert_eq!(all(&net), [(at(9, 4000), Reflexive)]);
+        }
+        // Two agree: there may be another way out. The other family is another matter.
+        let six: SocketAddr = ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 7], 5).into();
+        net.note_said(honest, at(7, 99), start);
+        assert_eq!(all(&net), [(at(9, 4000), Reflexive), (at(7, 99), Observed)]);
+        net.note_said(honest, six, start);
+        assert_eq!(all(&net), [(at(9, 4000), Reflexive), (six, Observed)]);
     }
 }

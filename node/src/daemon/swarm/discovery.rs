@@ -21,7 +21,9 @@ impl Task {
     pub(super) fn handle_observed(&mut self, peer: &PeerId, info: &identify::Info) {
         let known = self.members.contains(peer) || self.bootstraps.contains_key(peer);
         if let Some(addr) = quic_socket_addr(&info.observed_addr).filter(|_| known) {
-            self.hint(Event::Observed(addr));
+            if let Some(node) = node_id(peer) {
+                self.hint(Event::Observed(node, addr));
+            }
             let seen = info.observed_addr.clone();
             self.swarm.behaviour_mut().observed.report(seen);
         }

@@ -109,7 +109,7 @@ pub(super) enum Event {
     /// A control stream is open, or a frame came on it, or it ended.
     Line { attempt: Attempt, line: Line },
     /// Somebody sees our UDP packets come from here.
-    Observed(SocketAddr),
+    Observed(NodeId, SocketAddr),
     /// mDNS saw a node on the local network.
     OnLan { node: NodeId, addr: SocketAddr },
     /// A node told its addresses (identify), over a relay or without one.
