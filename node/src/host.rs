@@ -63,6 +63,11 @@ impl CoordinatorMirror for LocalMirror {
     async fn ask(&self, request: MirrorRequest) -> Result<MirrorReply, MirrorError> {
         Ok(self.0.answer(request).await)
     }
+
+    // Its file is in the coordinator's directory, and whoever restores that restores both.
+    fn is_beside(&self) -> bool {
+        true
+    }
 }
 
 /// The servers, running.

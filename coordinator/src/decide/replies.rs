@@ -134,9 +134,7 @@ impl Core {
         if let Some(registration) = login.registration {
             self.enter(id, &registration.networks);
             self.event(Event::LoggedIn(node));
-            if login.agrees && login.ahead.is_empty() {
-                self.agreed();
-            }
+            self.agreed(id, &login.agrees);
         }
         if let Some(session) = self.sessions.get_mut(&id) {
             let claimed = std::mem::take(&mut session.claimed);

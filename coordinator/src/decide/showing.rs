@@ -56,8 +56,9 @@ pub(super) struct Comparing {
     asked: Asked,
     /// Rosters that are on their way.
     shows: BTreeMap<SessionId, Show>,
-    /// Nothing is signed before, unless a member agrees with the store.
+    /// Nothing is signed before, unless a member of each of these networks agrees with the store.
     window: Option<Instant>,
+    unsure: BTreeSet<NetworkId>,
     /// Nothing is signed now.
     holds: bool,
     /// What would be signed.
@@ -95,6 +96,7 @@ impl Comparing {
             asked: Asked::default(),
             shows: BTreeMap::new(),
             window: None,
+            unsure: BTreeSet::new(),
             holds: false,
             held: VecDeque::new(),
             doubts: Keyed::new(DOUBTS, now),
@@ -145,8 +147,10 @@ impl Comparing {
 }
 
 impl Core {
-    /// The store may be out of an old backup, and nobody could be asked: members are heard before anything is signed.
-    pub fn handle_unsure(&mut self, now: Now) {
+    /// The store may be out of an old backup, and nobody could be asked about these networks: their members are heard
+    /// before anything is signed.
+    pub fn handle_unsure(&mut self, networks: BTreeSet<NetworkId>, now: Now) {
+        self.comparing.unsure = networks;
         self.comparing.window = Some(now.at + COMPARE_FOR);
         self.comparing.holds = true;
     }
@@ -165,9 +169,24 @@ impl Core {
         }
     }
 
-    /// A member holds exactly what is stored: the store is not old.
-    pub(super) fn agreed(&mut self) {
-        self.comparing.window = None;
+    /// A member holds exactly what is stored of these networks: of them the store is not old. What runs on this machine
+    /// came out of the same backup and says nothing.
+    pub(super) fn agreed(&mut self, id: SessionId, networks: &[NetworkId]) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        if session.remote.ip.is_some_and(|ip| ip.is_loopback()) {
+            return;
+        }
+        let unsure = &mut self.comparing.unsure;
+        for network in networks {
+            if session.networks.contains_key(network) {
+                unsure.remove(network);
+            }
+        }
+        if unsure.is_empty() {
+            self.comparing.window = None;
+        }
     }
 
     /// The tunnel key of a session goes into its rosters when something may be signed again.

@@ -57,6 +57,11 @@ pub struct MirrorError(pub String);
 pub trait Mirror: fmt::Debug + Send + Sync {
     /// One request, one reply.
     async fn ask(&self, request: MirrorRequest) -> Result<MirrorReply, MirrorError>;
+
+    /// Does what it keeps lie beside the database? Then both come out of one backup, and it cannot say how old that is.
+    fn is_beside(&self) -> bool {
+        false
+    }
 }
 
 /// A bootstrap that is asked over `/kanpachi/mirror/1`. The swarm must know, or be connected to, the peer.
@@ -133,8 +138,8 @@ pub(super) struct Compared {
     pub(super) directory: Option<Signed<Directory>>,
     /// Its number.
     pub(super) directory_floor: u64,
-    /// A mirror had a roster to compare with.
-    pub(super) recalled: bool,
+    /// Networks of which a mirror elsewhere has the roster that is stored.
+    pub(super) recalled: BTreeSet<NetworkId>,
 }
 
 /// Which mirrors took what they were brought.
@@ -162,11 +167,14 @@ pub(super) async fn compare(
     let networks = store.networks().await?;
     let networks: Vec<NetworkId> = networks.iter().map(|n| n.network).collect();
     let asked = mirrors.iter().map(|m| recall(&**m, manifest, &networks));
-    for recalled in join_all(asked).await {
+    for (mirror, recalled) in mirrors.iter().zip(join_all(asked).await) {
         match recalled {
             Ok(found) => {
                 for found in found {
-                    judge(&mut compared, manifest, store, &found).await?;
+                    let same = judge(&mut compared, manifest, store, &found).await?;
+                    compared
+                        .recalled
+                        .extend(same.filter(|_| !mirror.is_beside()));
                 }
             }
             Err(error) => tracing::warn!(%error, "a mirror cannot be compared with"),
@@ -198,22 +206,23 @@ async fn recall(
     Ok(all)
 }
 
-/// Compares what one mirror showed. Only what carries valid signatures counts.
+/// Compares what one mirror showed. Only what carries valid signatures counts. Returns the network whose roster is the
+/// stored one.
 async fn judge(
     compared: &mut Compared,
     manifest: &Verified<Manifest>,
     store: &dyn Store,
     found: &Mirrored,
-) -> StoreResult<()> {
+) -> StoreResult<Option<NetworkId>> {
     let Ok(theirs) = Manifest::verify(&found.manifest, &manifest.org()) else {
-        return Ok(());
+        return Ok(None);
     };
     if theirs.generation > manifest.generation {
         compared.recovery = Some(format!(
             "a mirror shows keys of generation {} and this database has generation {}: restore a newer backup, nothing is signed until then",
             theirs.generation, manifest.generation
         ));
-        return Ok(());
+        return Ok(None);
     }
     if let Ok(directory) = Directory::verify(&found.directory, manifest)
         && directory.seq > compared.directory_floor
@@ -225,7 +234,6 @@ async fn judge(
         && let Ok(head) = Head::verify(&roster.head, manifest)
     {
         let network = head.network;
-        compared.recalled = true;
         // A network that this database does not know is one that it has forgotten.
         let ours = store.newest_head(network).await?;
         let behind = ours.as_ref().is_none_or(|ours| {
@@ -246,9 +254,11 @@ async fn judge(
                     now,
                 })
                 .await?;
+        } else if ours.is_some_and(|ours| ours.position() == head.position()) {
+            return Ok(Some(network));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 impl Service {
@@ -417,7 +427,7 @@ impl Service {
         };
         let mut compared = Compared::default();
         match judge(&mut compared, &manifest, &*self.inner.store, theirs).await {
-            Ok(()) => {
+            Ok(_) => {
                 if let Some(why) = compared.recovery {
                     self.enter_recovery(why).await;
                 }

@@ -12,6 +12,7 @@ mod stream;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::IpAddr,
     sync::{Arc, RwLock},
@@ -337,18 +338,20 @@ async fn judge_start(
             tracing::error!("{why}");
             core.handle_recovery(why.clone());
         }
-        None if !compared.recalled && has_members(store).await? => {
-            core.handle_unsure(clock::now());
+        None => {
+            // Of these nobody was there to say how old the store is, and somebody may know more.
+            let networks = store.networks().await?.into_iter();
+            let peopled = networks.filter(|network| network.members > 0);
+            let unsure: BTreeSet<NetworkId> = peopled
+                .map(|network| network.network)
+                .filter(|network| !compared.recalled.contains(network))
+                .collect();
+            if !unsure.is_empty() {
+                core.handle_unsure(unsure, clock::now());
+            }
         }
-        None => {}
     }
     Ok(())
-}
-
-/// Is there anybody who could know more than the store?
-async fn has_members(store: &dyn Store) -> Result<bool, ServiceError> {
-    let networks = store.networks().await?;
-    Ok(networks.iter().any(|network| network.members > 0))
 }
 
 fn server(identity: NodeId, servers: &Servers) -> Server {

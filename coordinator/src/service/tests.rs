@@ -367,15 +367,19 @@ async fn new_addresses_are_signed_with_a_higher_number_and_told_to_everybody() {
 
 /// Keeps whatever is put while it is not away, as a bootstrap does after checking it.
 #[derive(Debug, Default)]
-struct Keeper(Mutex<BTreeMap<Option<NetworkId>, Mirrored>>, AtomicBool);
+struct Keeper {
+    kept: Mutex<BTreeMap<Option<NetworkId>, Mirrored>>,
+    away: AtomicBool,
+    beside: AtomicBool,
+}
 
 #[async_trait]
 impl Mirror for Keeper {
     async fn ask(&self, request: MirrorRequest) -> Result<MirrorReply, MirrorError> {
-        if self.1.load(Ordering::SeqCst) {
+        if self.away.load(Ordering::SeqCst) {
             return Err(MirrorError("away".to_owned()));
         }
-        let mut kept = self.0.lock().unwrap();
+        let mut kept = self.kept.lock().unwrap();
         let found = |m: Option<&Mirrored>| match m {
             Some(m) => MirrorReply::Found(Box::new(m.clone())),
             None => MirrorReply::Unknown,
@@ -392,6 +396,10 @@ impl Mirror for Keeper {
             MirrorRequest::Get(_, network) => found(kept.get(&Some(network))),
             MirrorRequest::Directory(_) => found(kept.get(&None)),
         })
+    }
+
+    fn is_beside(&self) -> bool {
+        self.beside.load(Ordering::SeqCst)
     }
 }
 
@@ -437,7 +445,7 @@ async fn the_end_of_a_network_is_told_to_a_mirror_that_was_away_until_it_has_it(
     let service = with_mirror(dir.path(), &mirror).await;
     let network = service.ensure_network("lan").await.unwrap().network;
     let key = founder(&service, network).await;
-    mirror.1.store(true, Ordering::SeqCst);
+    mirror.away.store(true, Ordering::SeqCst);
     let delete = crate::store::DeleteNetwork {
         network,
         by: key.node_id(),
@@ -449,10 +457,10 @@ async fn the_end_of_a_network_is_told_to_a_mirror_that_was_away_until_it_has_it(
     service.heed(notices, &mut owed).await;
     service.sweep(&mut owed).await;
     assert_eq!(owed.len(), 1, "nobody took it");
-    mirror.1.store(false, Ordering::SeqCst);
+    mirror.away.store(false, Ordering::SeqCst);
     service.sweep(&mut owed).await;
     assert!(owed.is_empty());
-    let kept = mirror.0.lock().unwrap().get(&Some(network)).cloned();
+    let kept = mirror.kept.lock().unwrap().get(&Some(network)).cloned();
     assert_eq!(kept.unwrap().roster.unwrap().entries, vec![]);
     service.stop().await;
 }
@@ -503,7 +511,7 @@ async fn a_database_from_a_backup_signs_nothing_when_a_mirror_knows_more() {
     let mirrored = async {
         loop {
             let kept = mirror
-                .0
+                .kept
                 .lock()
                 .unwrap()
                 .get(&Some(network.network))
@@ -536,5 +544,56 @@ async fn a_database_from_a_backup_signs_nothing_when_a_mirror_knows_more() {
         .unwrap();
     assert_eq!(unchanged.epoch, 1);
     assert_ne!(unchanged.root, Hash([0; 32]));
+    service.stop().await;
+}
+
+/// Would a coordinator that starts now on this store, with these mirrors, hear members before it signs?
+async fn waits_at_its_start(service: &Service, mirrors: &[Arc<dyn Mirror>]) -> bool {
+    let config = crate::decide::Config {
+        manifest: service.manifest().clone(),
+        directory: service.directory(),
+        org: service.org(),
+        pool: kanpachi_common::Pool::default(),
+        addresses: vec![],
+    };
+    let mut core = crate::decide::Core::new(config, [3; 32], clock::now());
+    let manifest = Manifest::verify(service.manifest(), &service.org()).unwrap();
+    let store = &*service.inner.store;
+    let compared = super::mirrors::compare(&manifest, store, mirrors).await;
+    super::judge_start(&mut core, &compared.unwrap(), store)
+        .await
+        .unwrap();
+    core.poll_timeout().is_some()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_out_of_the_same_backup_remembers_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = Arc::new(Keeper::default());
+    let service = with_mirror(dir.path(), &mirror).await;
+    let network = service.ensure_network("lan").await.unwrap().network;
+    service.sweep(&mut std::collections::BTreeSet::new()).await;
+    let manifest = Manifest::verify(service.manifest(), &service.org()).unwrap();
+    let store = Arc::clone(&service.inner.store);
+    let mirrors = [Arc::clone(&mirror) as Arc<dyn Mirror>];
+    let recalled = || async {
+        let compared = super::mirrors::compare(&manifest, &*store, &mirrors).await;
+        compared.unwrap().recalled
+    };
+    assert_eq!(recalled().await, [network].into());
+    mirror.beside.store(true, Ordering::SeqCst);
+    assert_eq!(recalled().await, [].into());
+    assert!(!waits_at_its_start(&service, &mirrors).await, "for nobody");
+    // Nor does one that has missed what the store knows.
+    mirror.beside.store(false, Ordering::SeqCst);
+    mirror.away.store(true, Ordering::SeqCst);
+    founder(&service, network).await;
+    mirror.away.store(false, Ordering::SeqCst);
+    assert_eq!(recalled().await, [].into());
+    assert!(waits_at_its_start(&service, &mirrors).await);
+    service.sweep(&mut std::collections::BTreeSet::new()).await;
+    assert!(!waits_at_its_start(&service, &mirrors).await);
+    mirror.beside.store(true, Ordering::SeqCst);
+    assert!(waits_at_its_start(&service, &mirrors).await);
     service.stop().await;
 }

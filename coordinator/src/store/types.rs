@@ -66,8 +66,8 @@ pub struct LoggedIn {
     pub changed: Vec<NetworkId>,
     /// Networks of which it says that it holds what the store has never signed or has lost.
     pub ahead: Vec<NetworkId>,
-    /// It holds the newest roster of at least one network, as far as is known here.
-    pub agrees: bool,
+    /// Networks of which it says that it holds the newest roster, as far as is known here.
+    pub agrees: Vec<NetworkId>,
     /// Its tunnel key is newer than the one known and was not taken.
     pub key_waits: bool,
 }

@@ -13,11 +13,13 @@ use kanpachi_common::{
 };
 
 use super::{
-    super::SessionId,
+    super::{COMPARE_FOR, SessionId},
     lab::{LAN, Lab},
-    recovery::{evict, member_id, story},
+    recovery::{evict, has_joined, member_id, story},
 };
 use crate::store::Store as _;
+
+const OTHER: NetworkId = NetworkId([0xbb; 32]);
 
 /// What nobody ever signed.
 fn made_up(n: u16) -> Held {
@@ -165,6 +167,52 @@ fn a_stranger_that_shows_half_a_roster_counts_as_nobody() {
     lab.say(id, 0, &C::Shown(Box::new(pages.remove(0))));
     let report = block_on(lab.store.recovery()).unwrap().expect("a recovery");
     assert_eq!(report.networks[0].shown_by, 1);
+}
+
+/// A restored coordinator that is unsure about these networks, and a newcomer that waits to be let in.
+fn unsure(networks: &[NetworkId]) -> (Lab, SessionId, Held) {
+    let story = story();
+    let mut lab = Lab::restored(story.backup.path(), story.lab.now);
+    // Node 6 is in another network.
+    lab.network(OTHER, "other");
+    let founder = lab.invite(OTHER, None, true);
+    let sixth = lab.join(6, founder);
+    lab.leave(sixth);
+    let networks = networks.iter().copied().collect();
+    lab.core.handle_unsure(networks, lab.now);
+    let fifth = lab.join(5, story.token);
+    assert!(!has_joined(&lab.read(fifth)));
+    let held = lab.held(LAN);
+    (lab, fifth, held)
+}
+
+#[test]
+fn the_own_node_says_nothing_about_how_old_the_store_is() {
+    let (mut lab, fifth, held) = unsure(&[LAN]);
+    let own = super::super::Remote {
+        ip: Some([127, 0, 0, 1].into()),
+        udp: None,
+    };
+    let id = lab.open_from(1, own);
+    let hello = lab.hello(1, vec![held]);
+    lab.say(id, 1, &hello);
+    assert!(!has_joined(&lab.read(fifth)), "it is not waited for others");
+    lab.login(2, vec![held]);
+    assert!(has_joined(&lab.read(fifth)));
+}
+
+#[test]
+fn a_member_speaks_for_its_own_networks_alone() {
+    let (mut lab, fifth, held) = unsure(&[LAN, OTHER]);
+    lab.login(2, vec![held]);
+    assert!(!has_joined(&lab.read(fifth)), "nobody spoke for the other");
+    lab.pass(COMPARE_FOR.as_secs() + 1);
+    assert!(has_joined(&lab.read(fifth)));
+    // Nor does somebody in another network who has learned what the roster is called.
+    let (mut lab, fifth, held) = unsure(&[LAN]);
+    let elsewhere = lab.login(6, vec![held]);
+    assert!(lab.welcome(elsewhere).registration.is_some());
+    assert!(!has_joined(&lab.read(fifth)));
 }
 
 #[test]

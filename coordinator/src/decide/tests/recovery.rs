@@ -442,7 +442,7 @@ fn a_coordinator_that_is_unsure_hears_a_member_before_it_signs() {
         backup,
         ..
     } = story();
-    lab.core.handle_unsure(lab.now);
+    lab.core.handle_unsure([LAN].into(), lab.now);
     let fifth = lab.join(5, token);
     assert!(!has_joined(&lab.read(fifth)));
     let id = lab.login(1, vec![owner.held()]);
@@ -451,14 +451,14 @@ fn a_coordinator_that_is_unsure_hears_a_member_before_it_signs() {
     assert_eq!(lab.refusal(fifth).1.code, codes::RECOVERY);
     // One that holds what is stored ends the doubt at once.
     let mut lab = Lab::restored(backup.path(), lab.now);
-    lab.core.handle_unsure(lab.now);
+    lab.core.handle_unsure([LAN].into(), lab.now);
     let fifth = lab.join(5, token);
     let held = lab.held(LAN);
     lab.login(2, vec![held]);
     assert!(has_joined(&lab.read(fifth)));
     // And so does time.
     let mut lab = Lab::restored(backup.path(), lab.now);
-    lab.core.handle_unsure(lab.now);
+    lab.core.handle_unsure([LAN].into(), lab.now);
     let fifth = lab.join(5, token);
     lab.read(fifth);
     lab.pass(COMPARE_FOR.as_secs() + 1);

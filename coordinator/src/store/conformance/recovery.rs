@@ -178,18 +178,18 @@ pub(crate) fn a_login_says_how_what_it_holds_stands_to_what_is_stored(f: &Subjec
         let said = login(f, n, held);
         (said.ahead, said.agrees)
     };
-    assert_eq!(verdict(1, same), (vec![], true));
-    assert_eq!(verdict(1, at(0, Hash([0; 32]))), (vec![], false));
+    assert_eq!(verdict(1, same), (vec![], vec![LAN]));
+    assert_eq!(verdict(1, at(0, Hash([0; 32]))), (vec![], vec![]));
     let above = at(newest.position.epoch + 1, Hash([1; 32]));
-    assert_eq!(verdict(1, above), (vec![LAN], false));
-    assert_eq!(verdict(9, above), (vec![LAN], false), "a stranger too");
+    assert_eq!(verdict(1, above), (vec![LAN], vec![]));
+    assert_eq!(verdict(9, above), (vec![LAN], vec![]), "a stranger too");
     let forked = at(newest.position.epoch - 1, Hash([1; 32]));
-    assert_eq!(verdict(1, forked), (vec![LAN], false));
+    assert_eq!(verdict(1, forked), (vec![LAN], vec![]));
     let unknown = Held {
         network: NEWER,
         ..same
     };
-    assert_eq!(verdict(1, unknown), (vec![NEWER], false));
+    assert_eq!(verdict(1, unknown), (vec![NEWER], vec![]));
     // A tunnel key that would be signed waits until the matter is settled.
     let newer_key = |held, may_sign| {
         let login = Login {

@@ -33,11 +33,11 @@ pub(super) fn login(tx: &Transaction<'_>, signer: &Signer, login: &Login) -> Res
     } else {
         MAX_OF_STRANGERS
     };
-    let (mut ahead, mut agrees) = (Vec::new(), false);
+    let (mut ahead, mut agrees) = (Vec::new(), Vec::new());
     for held in login.held.iter().take(heard) {
         match recovery::standing(tx, held.network, held.position, held.root)? {
             Standing::Ahead => ahead.push(held.network),
-            Standing::Same => agrees = true,
+            Standing::Same => agrees.push(held.network),
             Standing::Behind => {}
         }
     }
