@@ -33,6 +33,11 @@ impl<K: Ord + Copy> Turns<K> {
         self.waiting.get(who).map_or(0, BTreeSet::len)
     }
 
+    /// How many ask for something.
+    pub(crate) fn askers(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Nothing that somebody asked for is wanted any more.
     pub(crate) fn forget(&mut self, who: &K) {
         self.waiting.remove(who);
@@ -72,7 +77,7 @@ mod tests {
         let who: Vec<_> = (0..5).filter_map(|_| turns.next(|_| true)).collect();
         let who: Vec<i32> = who.into_iter().map(|(who, _)| who).collect();
         assert_eq!(who, [1, 2, 3, 1, 1]);
-        assert_eq!((turns.of(&1), turns.of(&2)), (97, 0));
+        assert_eq!((turns.of(&1), turns.of(&2), turns.askers()), (97, 0, 1));
         assert_eq!(turns.next(|who| *who != 1), None);
         turns.forget(&1);
         assert_eq!(turns.next(|_| true), None);

@@ -16,7 +16,7 @@ use kanpachi_common::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{complaints::Complaints, stream};
+use super::{complaints::Complaints, notices::Notices, stream};
 use crate::{
     clock,
     decide::{self, Core, Event, IntentId, Outcome, Output, Remote, SessionId},
@@ -45,15 +45,6 @@ pub(super) enum Input {
     Recovery(String),
 }
 
-/// What the rest of the service hears of.
-#[derive(Clone, Debug)]
-pub(super) enum Notice {
-    /// A roster changed or was renewed.
-    Changed(NetworkId),
-    /// A node claims to know a newer roster.
-    ClaimsNewer(NetworkId),
-}
-
 type Running = BoxFuture<'static, (IntentId, Result<Outcome, StoreError>)>;
 
 pub(super) struct Actor {
@@ -63,7 +54,7 @@ pub(super) struct Actor {
     pub(super) inputs: mpsc::Receiver<Input>,
     /// For the tasks of new sessions.
     pub(super) sender: mpsc::WeakSender<Input>,
-    pub(super) notices: mpsc::Sender<Notice>,
+    pub(super) notices: Arc<Notices>,
     pub(super) online: watch::Sender<usize>,
     pub(super) recovery: watch::Sender<Option<String>>,
     pub(super) claims: Complaints,
@@ -160,14 +151,14 @@ impl Actor {
             Event::LoggedOut(node) => tracing::info!(node = %node.short(), "a node is gone"),
             Event::Changed(network) => {
                 tracing::debug!(network = %network.short(), "a roster changed");
-                self.notice(Notice::Changed(network));
+                self.notices.changed(network);
             }
             Event::ClaimsNewer(node, network) => {
                 if let Some(times) = self.claims.count(now) {
                     tracing::warn!(node = %node.short(), network = %network.short(), times,
                         "a node claims a newer roster than the store has");
                 }
-                self.notice(Notice::ClaimsNewer(network));
+                self.notices.claims_newer(node, network);
             }
             Event::Recovery => {
                 tracing::error!("{IN_RECOVERY}");
@@ -190,10 +181,5 @@ impl Actor {
             }
         }
         self.online.send_replace(self.core.online());
-    }
-
-    fn notice(&self, notice: Notice) {
-        // A full queue means that mirrors are behind; the sweep of all networks brings them up.
-        let _ = self.notices.try_send(notice);
     }
 }

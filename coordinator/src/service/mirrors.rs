@@ -22,9 +22,8 @@ use kanpachi_common::{
 use libp2p::{PeerId, StreamProtocol};
 use libp2p_stream::Control;
 use thiserror::Error;
-use tokio::sync::mpsc;
 
-use super::{Service, actor::Notice};
+use super::Service;
 use crate::{
     clock,
     decide::COMPARE_FOR,
@@ -38,8 +37,8 @@ const ANSWER: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(250);
 /// Mirrors that were not reachable hear everything again after this time.
 const SWEEP: Duration = Duration::from_secs(60);
-/// Notices that are dealt with at once.
-const BATCH: usize = 256;
+/// Time between two claims that mirrors are asked about.
+const BETWEEN_CLAIMS: Duration = Duration::from_secs(2);
 /// Heads are looked at this often, and renewed when they are older than [`RENEW_AFTER`].
 const RENEWAL: Duration = Duration::from_secs(3600);
 /// How often the operator is reminded of a recovery.
@@ -262,22 +261,22 @@ async fn judge(
 }
 
 impl Service {
-    pub(super) fn spawn_background(&self, notices: mpsc::Receiver<Notice>) {
-        let (service, stop) = (self.clone(), self.inner.stop.clone());
-        self.inner.tasks.spawn(async move {
-            stop.run_until_cancelled_owned(service.background(notices))
-                .await;
-        });
+    pub(super) fn spawn_background(&self) {
+        let stop = || self.inner.stop.clone();
+        let background = self.clone().background();
+        let background = stop().run_until_cancelled_owned(background);
+        let claims = stop().run_until_cancelled_owned(self.clone().look_into_claims());
+        self.inner.tasks.spawn(background);
+        self.inner.tasks.spawn(claims);
     }
 
-    /// Renews heads, feeds mirrors, looks into claims.
-    async fn background(self, mut notices: mpsc::Receiver<Notice>) {
+    /// Renews heads, feeds mirrors.
+    async fn background(self) {
         // Not before the members were heard.
         let first = tokio::time::Instant::now() + COMPARE_FOR;
         let mut renewal = tokio::time::interval_at(first, RENEWAL);
         let mut reminder = tokio::time::interval(REMINDER);
         let mut sweep = tokio::time::interval(SWEEP);
-        let mut batch = Vec::new();
         // What no list names any more: the last heads of networks that ended, until every mirror has them.
         let mut owed = self.ended().await;
         loop {
@@ -285,12 +284,17 @@ impl Service {
                 _ = renewal.tick() => self.renew().await,
                 _ = reminder.tick() => self.remind().await,
                 _ = sweep.tick(), if !self.inner.mirrors.is_empty() => self.sweep(&mut owed).await,
-                count = notices.recv_many(&mut batch, BATCH) => match count {
-                    0 => return,
-                    // Many changes of one roster are one for the mirrors.
-                    _ => self.heed(std::mem::take(&mut batch), &mut owed).await,
-                },
+                changed = self.inner.notices.changes() => self.heed(changed, &mut owed).await,
             }
+        }
+    }
+
+    /// By itself: whoever makes claims without end keeps no change from the mirrors.
+    async fn look_into_claims(self) {
+        loop {
+            let network = self.inner.notices.claim().await;
+            self.look_into(network).await;
+            tokio::time::sleep(BETWEEN_CLAIMS).await;
         }
     }
 
@@ -353,14 +357,7 @@ impl Service {
         }
     }
 
-    pub(super) async fn heed(&self, notices: Vec<Notice>, owed: &mut BTreeSet<NetworkId>) {
-        let (mut changed, mut claimed) = (BTreeSet::new(), BTreeSet::new());
-        for notice in notices {
-            match notice {
-                Notice::Changed(network) => changed.insert(network),
-                Notice::ClaimsNewer(network) => claimed.insert(network),
-            };
-        }
+    pub(super) async fn heed(&self, changed: BTreeSet<NetworkId>, owed: &mut BTreeSet<NetworkId>) {
         let mut missed = BTreeSet::new();
         for network in changed {
             if self.feed(Some(network)).await != Fed::All {
@@ -370,9 +367,6 @@ impl Service {
         if !missed.is_empty() {
             // Those that are there still are in every sweep by themselves.
             owed.extend(self.ended().await.intersection(&missed));
-        }
-        for network in claimed {
-            self.look_into(network).await;
         }
     }
 
@@ -391,7 +385,9 @@ impl Service {
         let puts = self.inner.mirrors.iter();
         let puts = puts.map(|m| m.ask(MirrorRequest::Put(mirrored.clone())));
         let replies = join_all(puts).await;
-        let mut fed = match replies.iter().filter(|reply| reply.is_ok()).count() {
+        let took =
+            |reply: &&Result<_, _>| matches!(reply, Ok(MirrorReply::Kept | MirrorReply::Older(_)));
+        let mut fed = match replies.iter().filter(took).count() {
             0 => Fed::Nobody,
             count if count == replies.len() => Fed::All,
             _ => Fed::Some,

@@ -7,6 +7,7 @@ mod actor;
 mod complaints;
 mod local;
 mod mirrors;
+mod notices;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     actor::{Actor, INPUTS, Input},
     complaints::Complaints,
+    notices::Notices,
 };
 use crate::{
     clock,
@@ -116,6 +118,7 @@ struct Inner {
     manifest: Signed<Manifest>,
     store: Arc<dyn Store>,
     inputs: mpsc::Sender<Input>,
+    notices: Arc<Notices>,
     published: RwLock<Published>,
     recovery: watch::Sender<Option<String>>,
     mirrors: Vec<Arc<dyn Mirror>>,
@@ -185,7 +188,7 @@ impl Service {
         judge_start(&mut core, &compared, &*store).await?;
         let recovery = watch::Sender::new(compared.recovery);
         let (inputs, input_queue) = mpsc::channel(INPUTS);
-        let (notices, notice_queue) = mpsc::channel(INPUTS);
+        let notices = Arc::new(Notices::new());
         let (online_sender, online) = watch::channel(0);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let actor = Actor {
@@ -194,7 +197,7 @@ impl Service {
             passwords: Arc::new(Argon2id::new()?),
             inputs: input_queue,
             sender: inputs.downgrade(),
-            notices,
+            notices: Arc::clone(&notices),
             online: online_sender,
             recovery: recovery.clone(),
             claims: Complaints::default(),
@@ -211,6 +214,7 @@ impl Service {
                 manifest,
                 store,
                 inputs,
+                notices,
                 published: RwLock::new(Published {
                     directory,
                     addresses,
@@ -224,7 +228,7 @@ impl Service {
                 stop,
             }),
         };
-        service.spawn_background(notice_queue);
+        service.spawn_background();
         Ok(service)
     }
 

@@ -5,7 +5,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -370,6 +370,12 @@ async fn new_addresses_are_signed_with_a_higher_number_and_told_to_everybody() {
 struct Keeper {
     kept: Mutex<BTreeMap<Option<NetworkId>, Mirrored>>,
     away: AtomicBool,
+    /// Takes nothing in.
+    refuses: AtomicBool,
+    /// Leaves questions about a network without an answer.
+    mute: AtomicBool,
+    /// How often it was asked such a question.
+    asked: AtomicUsize,
     beside: AtomicBool,
 }
 
@@ -379,12 +385,21 @@ impl Mirror for Keeper {
         if self.away.load(Ordering::SeqCst) {
             return Err(MirrorError("away".to_owned()));
         }
+        if matches!(request, MirrorRequest::Get(..)) {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            if self.mute.load(Ordering::SeqCst) {
+                return std::future::pending().await;
+            }
+        }
         let mut kept = self.kept.lock().unwrap();
         let found = |m: Option<&Mirrored>| match m {
             Some(m) => MirrorReply::Found(Box::new(m.clone())),
             None => MirrorReply::Unknown,
         };
         Ok(match request {
+            MirrorRequest::Put(_) if self.refuses.load(Ordering::SeqCst) => {
+                MirrorReply::Refused("no room".to_owned())
+            }
             MirrorRequest::Put(put) => {
                 let network = put.roster.as_ref().map(|r| {
                     let head: Head = kanpachi_common::cbor::decode(&r.head.payload, 2048).unwrap();
@@ -453,11 +468,14 @@ async fn the_end_of_a_network_is_told_to_a_mirror_that_was_away_until_it_has_it(
     };
     service.inner.store.delete_network(delete).await.unwrap();
     let mut owed = std::collections::BTreeSet::new();
-    let notices = vec![super::actor::Notice::Changed(network)];
-    service.heed(notices, &mut owed).await;
+    service.heed([network].into(), &mut owed).await;
     service.sweep(&mut owed).await;
     assert_eq!(owed.len(), 1, "nobody took it");
     mirror.away.store(false, Ordering::SeqCst);
+    mirror.refuses.store(true, Ordering::SeqCst);
+    service.sweep(&mut owed).await;
+    assert_eq!(owed.len(), 1, "it was refused");
+    mirror.refuses.store(false, Ordering::SeqCst);
     service.sweep(&mut owed).await;
     assert!(owed.is_empty());
     let kept = mirror.kept.lock().unwrap().get(&Some(network)).cloned();
@@ -544,6 +562,36 @@ async fn a_database_from_a_backup_signs_nothing_when_a_mirror_knows_more() {
         .unwrap();
     assert_eq!(unchanged.epoch, 1);
     assert_ne!(unchanged.root, Hash([0; 32]));
+    service.stop().await;
+}
+
+/// Waits until something is so.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(SOON, waiting).await;
+    assert!(waited.is_ok(), "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_reaches_the_mirrors_whatever_is_claimed_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = Arc::new(Keeper::default());
+    let service = with_mirror(dir.path(), &mirror).await;
+    mirror.mute.store(true, Ordering::SeqCst);
+    for n in 0..=255 {
+        let node = kanpachi_common::NodeId([n; 32]);
+        service.inner.notices.claims_newer(node, NetworkId([n; 32]));
+    }
+    let asked = || mirror.asked.load(Ordering::SeqCst);
+    until("a claim is looked into", || asked() > 0).await;
+    let network = service.ensure_network("lan").await.unwrap().network;
+    let kept = || mirror.kept.lock().unwrap().contains_key(&Some(network));
+    until("the mirror has the network", kept).await;
+    assert_eq!(asked(), 1, "one after the other");
     service.stop().await;
 }
 
