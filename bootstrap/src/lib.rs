@@ -12,6 +12,7 @@ mod datagrams;
 mod error;
 mod handle;
 mod mirror;
+mod places;
 mod reflector;
 pub mod relay;
 mod server;

@@ -434,6 +434,28 @@ async fn the_mirror_answers_on_its_stream() {
         MirrorReply::Refused(_)
     ));
     assert!(matches!(ask(vec![0xff; 8]).await, MirrorReply::Refused(_)));
+
+    // Whoever says nothing is not waited for: two such streams of one peer, and a third is not even taken.
+    let open = async || {
+        let protocol = StreamProtocol::new(mirror::PROTOCOL);
+        control.clone().open_stream(peer, protocol).await.unwrap()
+    };
+    let start = Instant::now();
+    let mut silent = [open().await, open().await];
+    for stream in &mut silent {
+        stream.write_all(&[0]).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    let mut third = open().await;
+    let _ = third.write_all(&[0]).await;
+    let _ = third.flush().await;
+    // An error is an end as well.
+    let _ = third.read_to_end(&mut Vec::new()).await;
+    assert!(start.elapsed() < Duration::from_secs(3), "two of one peer");
+    for stream in &mut silent {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    assert!(start.elapsed() < Duration::from_secs(10));
     handle.shutdown().await;
 }
 

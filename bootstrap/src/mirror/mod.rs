@@ -143,6 +143,11 @@ impl Mirror {
         self.state().admits(node)
     }
 
+    /// Is this node one of the organisation's servers?
+    pub(crate) fn is_server(&self, node: &NodeId) -> bool {
+        self.state().is_server(node)
+    }
+
     /// Ranges of virtual addresses, which are never addresses of the underlay.
     pub(crate) fn overlay(&self) -> [Prefix; 2] {
         let state = self.state();

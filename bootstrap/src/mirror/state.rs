@@ -93,14 +93,15 @@ impl State {
         if self.networks.is_empty() {
             return true;
         }
-        let member = || self.networks.values().any(|n| n.members.contains(node));
-        let server = || {
-            self.servers().is_some_and(|directory| {
-                let mut all = directory.coordinators.iter().chain(&directory.bootstraps);
-                all.any(|server| server.id == *node)
-            })
-        };
-        member() || server()
+        let mut networks = self.networks.values();
+        networks.any(|n| n.members.contains(node)) || self.is_server(node)
+    }
+
+    pub(super) fn is_server(&self, node: &NodeId) -> bool {
+        self.servers().is_some_and(|directory| {
+            let mut all = directory.coordinators.iter().chain(&directory.bootstraps);
+            all.any(|server| server.id == *node)
+        })
     }
 
     pub(super) fn manifest(&self) -> Option<&Verified<Manifest>> {

@@ -307,3 +307,31 @@ async fn the_file_brings_everything_back_and_a_damaged_one_is_put_aside() {
     std::fs::write(&path, b"").unwrap();
     assert_eq!(open(&org).directory(), None);
 }
+
+fn peer(seed: u8) -> libp2p::PeerId {
+    kanpachi_transport::peer_id(node(seed))
+}
+
+#[tokio::test]
+async fn strangers_take_no_room_that_members_and_servers_need() {
+    let org = Org::new();
+    let mirror = mirror(&org);
+    let item = org.item(1, Some(org.roster(5, 1, 100, &[10, 11])));
+    assert_eq!(mirror.put(item).await, MirrorReply::Kept);
+    let slots = service::Slots::new();
+    let mut taken = vec![];
+    for _ in 0..2 {
+        taken.push(slots.take(&mirror, peer(100)).expect("room for a stranger"));
+    }
+    assert!(slots.take(&mirror, peer(100)).is_none(), "two of one peer");
+    for seed in 101..200 {
+        taken.extend(slots.take(&mirror, peer(seed)));
+    }
+    assert_eq!(taken.len(), 16);
+    let member = slots.take(&mirror, peer(10)).expect("room for a member");
+    let servers: Vec<_> = (0..16).map(|_| slots.take(&mirror, peer(9))).collect();
+    assert!(servers.iter().all(Option::is_some), "and for a coordinator");
+    drop((member, servers));
+    taken.clear();
+    assert!(slots.take(&mirror, peer(100)).is_some());
+}

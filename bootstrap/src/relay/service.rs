@@ -1,9 +1,8 @@
 //! The relay's streams: one task each, which reads messages and datagrams of a member and writes what its outbox holds.
 
 use std::{
-    collections::HashMap,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -24,6 +23,8 @@ use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
+
+use crate::places::Places;
 
 use super::{
     Relay,
@@ -56,9 +57,6 @@ const CHUNK: usize = 16 * 1024;
 /// Destinations that one stream's datagrams are collected for at once.
 const MAX_BATCHES: usize = 4;
 
-/// How many streams each node has.
-type Busy = Arc<Mutex<HashMap<NodeId, usize>>>;
-
 impl Relay {
     /// Serves until the swarm is gone. `changes` tells that the judge may say something else by now.
     pub async fn serve(self, mut control: libp2p_stream::Control, changes: watch::Receiver<u64>) {
@@ -70,7 +68,7 @@ impl Relay {
         let watching = tokio::spawn(self.clone().watch(changes));
         let _watching = AbortOnDrop(watching);
         let slots = Arc::new(Semaphore::new(MAX_UNPROVED));
-        let busy = Busy::default();
+        let places = Places::new(MAX_OF_ONE);
         let mut streams = JoinSet::new();
         while let Some((peer, stream)) = incoming.next().await {
             while streams.try_join_next().is_some() {}
@@ -79,7 +77,7 @@ impl Relay {
                 tracing::debug!(%peer, "too many strangers at the relay");
                 continue;
             };
-            let Some(place) = Place::take(&busy, node) else {
+            let Some(place) = places.take(node) else {
                 tracing::debug!(%peer, "too many relay streams of one node");
                 continue;
             };
@@ -306,38 +304,6 @@ struct OpenStream<'a> {
 impl Drop for OpenStream<'_> {
     fn drop(&mut self) {
         self.relay.shared.core().stream_closed(self.id);
-    }
-}
-
-/// One of the streams that a node may have.
-struct Place {
-    busy: Busy,
-    node: NodeId,
-}
-
-impl Place {
-    fn take(busy: &Busy, node: NodeId) -> Option<Self> {
-        let mut counts = busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(node).or_default();
-        if *count >= MAX_OF_ONE {
-            return None;
-        }
-        *count += 1;
-        drop(counts);
-        let busy = Arc::clone(busy);
-        Some(Self { busy, node })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.node) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.node);
-            }
-        }
     }
 }
 
