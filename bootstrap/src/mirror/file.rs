@@ -7,7 +7,7 @@ use std::{
 };
 
 use kanpachi_common::{
-    Signed, cbor,
+    Signed, UnixTime, cbor,
     org::{Directory, Manifest},
     roster::PublicRoster,
     wire::mirror::Mirrored,
@@ -31,6 +31,9 @@ struct Contents {
     manifest: Signed<Manifest>,
     directory: Signed<Directory>,
     networks: Vec<(Signed<Manifest>, PublicRoster)>,
+    /// Not in files of before.
+    #[serde(default)]
+    forgotten_until: Option<UnixTime>,
 }
 
 /// Reads the file into an empty state. No file is an empty mirror. A damaged one is moved aside: this is a copy of
@@ -80,6 +83,8 @@ fn restore(bytes: &[u8], state: &mut State) -> Result<(), String> {
         roster: None,
     });
     if verdict.changed {
+        // At the end: what is in the file was taken in before.
+        state.forget_until(contents.forgotten_until.unwrap_or(UnixTime(0)));
         Ok(())
     } else {
         Err(format!("{:?}", verdict.reply))
@@ -98,6 +103,7 @@ pub(super) fn save(path: &Path, state: &State) -> io::Result<()> {
         networks: networks
             .map(|network| (network.manifest.clone(), network.roster.clone()))
             .collect(),
+        forgotten_until: Some(state.forgotten_until()),
     });
     write(path, &bytes)
 }

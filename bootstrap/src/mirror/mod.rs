@@ -17,7 +17,7 @@ use std::{
 };
 
 use kanpachi_common::{
-    NetworkId, NodeId, OrgId, Pool, Prefix, Verified,
+    NetworkId, NodeId, OrgId, Pool, Prefix, UnixTime, Verified,
     addr::ipv6_prefix,
     org::{Directory, Manifest},
     roster::Head,
@@ -176,5 +176,9 @@ impl Judge for Mirror {
 
     fn newest(&self, network: &NetworkId) -> Option<Verified<Head>> {
         self.state().head(network).cloned()
+    }
+
+    fn forgotten_until(&self) -> UnixTime {
+        self.state().forgotten_until()
     }
 }

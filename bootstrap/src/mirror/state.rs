@@ -6,14 +6,25 @@ use std::{
 };
 
 use kanpachi_common::{
-    NetworkId, NodeId, OrgId, Signed, Verified,
+    NetworkId, NodeId, OrgId, Signed, UnixTime, Verified,
     org::{Directory, Manifest},
     roster::{Head, PublicRoster},
     wire::mirror::{MirrorReply, Mirrored},
 };
 
-/// Networks that are mirrored at the most. Only the organisation's own keys can make one.
-const MAX_NETWORKS: usize = 256;
+/// What is mirrored at the most.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Networks with members. Only the organisation's own keys can make one.
+    pub(super) networks: usize,
+    /// Networks without: those that ended, as a rule. No more than a head is kept of each.
+    pub(super) ended: usize,
+}
+
+const LIMITS: Limits = Limits {
+    networks: 256,
+    ended: 1024,
+};
 
 /// One organisation's newest keys, servers and rosters. Cheap to clone: contents are shared.
 #[derive(Clone, Debug)]
@@ -21,6 +32,10 @@ pub(super) struct State {
     org: OrgId,
     keys: Option<Arc<Keys>>,
     networks: BTreeMap<NetworkId, Arc<Network>>,
+    limits: Limits,
+    /// The newest head of a network without members that was let go of for want of room. What is as old and of a network
+    /// that is not known may be of one that ended: it is not taken in, and proves nothing.
+    forgotten_until: UnixTime,
 }
 
 /// Manifest and directory of the newest generation.
@@ -58,11 +73,26 @@ enum Stop {
 
 impl State {
     pub(super) fn new(org: OrgId) -> Self {
+        Self::with_limits(org, LIMITS)
+    }
+
+    pub(super) fn with_limits(org: OrgId, limits: Limits) -> Self {
         Self {
             org,
             keys: None,
             networks: BTreeMap::new(),
+            limits,
+            forgotten_until: UnixTime(0),
         }
+    }
+
+    pub(super) fn forgotten_until(&self) -> UnixTime {
+        self.forgotten_until
+    }
+
+    /// For the file.
+    pub(super) fn forget_until(&mut self, time: UnixTime) {
+        self.forgotten_until = time;
     }
 
     pub(super) fn org(&self) -> &OrgId {
@@ -226,7 +256,13 @@ impl State {
             .map_err(|e| Stop::Refused(format!("the head is not valid: {e}")))?;
         let newer = match self.networks.get(&head.network) {
             Some(held) => newer_head(&head, &held.head)?,
-            None if self.networks.len() < MAX_NETWORKS => true,
+            None if head.issued_at <= self.forgotten_until => {
+                return Err(Stop::Refused(
+                    "this bootstrap does not know the network, and the roster is too old to be a new one's"
+                        .to_owned(),
+                ));
+            }
+            None if roster.entries.is_empty() || self.with_members() < self.limits.networks => true,
             None => {
                 return Err(Stop::Refused(
                     "this bootstrap mirrors as many networks as it can".to_owned(),
@@ -247,7 +283,27 @@ impl State {
         };
         self.networks
             .insert(network.head.network, Arc::new(network));
+        self.forget_ended();
         Ok(true)
+    }
+
+    fn with_members(&self) -> usize {
+        let all = self.networks.values();
+        all.filter(|network| !network.members.is_empty()).count()
+    }
+
+    /// Lets go of the oldest networks without members when there are too many.
+    fn forget_ended(&mut self) {
+        let ended = self.networks.len() - self.with_members();
+        for _ in self.limits.ended..ended {
+            let ended = self.networks.iter().filter(|(_, n)| n.members.is_empty());
+            let oldest = ended.min_by_key(|(_, n)| n.head.issued_at);
+            let Some((id, at)) = oldest.map(|(id, n)| (*id, n.head.issued_at)) else {
+                return;
+            };
+            self.networks.remove(&id);
+            self.forgotten_until = self.forgotten_until.max(at);
+        }
     }
 
     /// Puts back a network from the file, which may be of an older generation than the manifest by now.

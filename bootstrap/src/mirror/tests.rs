@@ -150,6 +150,11 @@ pub(crate) fn node(seed: u8) -> NodeId {
     SecretKey::from_seed(&[seed; 32]).node_id()
 }
 
+/// As if networks without members had been let go of up to this time.
+pub(crate) fn forget(mirror: &Mirror, until: UnixTime) {
+    mirror.inner.state.write().unwrap().forget_until(until);
+}
+
 fn mirror(org: &Org) -> Mirror {
     Mirror::open(org.id(), None).unwrap()
 }
@@ -334,4 +339,76 @@ async fn strangers_take_no_room_that_members_and_servers_need() {
     drop((member, servers));
     taken.clear();
     assert!(slots.take(&mirror, peer(100)).is_some());
+}
+
+#[test]
+fn networks_that_ended_make_room_and_their_old_rosters_stay_out() {
+    let org = Org::new();
+    let limits = state::Limits {
+        networks: 4,
+        ended: 8,
+    };
+    let mut state = State::with_limits(org.id(), limits);
+    let mut put = |network: u8, epoch, at, members: &[u8]| {
+        let roster = org.roster(network, epoch, at, members);
+        state.put(&org.item(1, Some(roster))).reply
+    };
+    for network in 0..3 {
+        assert_eq!(put(network, 1, 10, &[10]), MirrorReply::Kept);
+    }
+    // Made and deleted again and again.
+    for network in 10..60 {
+        let at = 100 + u64::from(network);
+        assert_eq!(put(network, 1, at, &[11]), MirrorReply::Kept);
+        assert_eq!(put(network, 2, at, &[]), MirrorReply::Kept);
+    }
+    assert_eq!(put(60, 1, 1000, &[12]), MirrorReply::Kept);
+    assert!(
+        matches!(put(61, 1, 1000, &[12]), MirrorReply::Refused(_)),
+        "four with members are as many as there can be"
+    );
+    assert!(
+        matches!(put(10, 1, 110, &[11]), MirrorReply::Refused(_)),
+        "it ended, though nobody knows any more"
+    );
+    assert_eq!(put(0, 2, 1001, &[10]), MirrorReply::Kept);
+    assert_eq!(put(60, 2, 1002, &[]), MirrorReply::Kept);
+    assert_eq!(put(61, 1, 1003, &[12]), MirrorReply::Kept);
+    assert!(state.admits(&node(12)) && !state.admits(&node(11)));
+}
+
+#[tokio::test]
+async fn the_file_says_what_was_forgotten_and_one_of_before_says_nothing() {
+    let org = Org::new();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mirror.cbor");
+    let mut state = State::new(org.id());
+    let item = org.item(1, Some(org.roster(5, 1, 100, &[10])));
+    assert!(state.put(&item).changed);
+    state.forget_until(UnixTime(500));
+    file::save(&path, &state).unwrap();
+    let mirror = Mirror::open(org.id(), Some(path)).unwrap();
+    assert!(mirror.admits(&node(10)), "an old head that is known stays");
+    assert_eq!(Judge::forgotten_until(&mirror), UnixTime(500));
+    let old = org.item(1, Some(org.roster(6, 1, 500, &[11])));
+    assert!(matches!(mirror.put(old).await, MirrorReply::Refused(_)));
+
+    // A file of before does not say it.
+    #[derive(serde::Serialize)]
+    struct Before {
+        version: u16,
+        manifest: Signed<Manifest>,
+        directory: Signed<Directory>,
+        networks: Vec<(Signed<Manifest>, PublicRoster)>,
+    }
+    let before = cbor::encode(&Before {
+        version: 1,
+        manifest: org.manifest(),
+        directory: org.directory(1, 9),
+        networks: vec![(org.manifest(), org.roster(5, 1, 100, &[10]))],
+    });
+    let path = dir.path().join("before.cbor");
+    std::fs::write(&path, before).unwrap();
+    let mirror = Mirror::open(org.id(), Some(path)).unwrap();
+    assert!(mirror.admits(&node(10)) && !mirror.admits(&node(11)));
 }

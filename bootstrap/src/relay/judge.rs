@@ -19,6 +19,11 @@ pub trait Judge: Send + Sync + 'static {
     fn networks_of(&self, node: &NodeId) -> BTreeSet<NetworkId>;
     /// The newest known head of a network.
     fn newest(&self, network: &NetworkId) -> Option<Verified<Head>>;
+    /// Networks that ended may be known no more. They ended up to this time: a head as old, of a network that is not known,
+    /// proves nothing.
+    fn forgotten_until(&self) -> UnixTime {
+        UnixTime(0)
+    }
 }
 
 /// What a member's proofs showed, kept with its session to be weighed again when rosters change.
@@ -26,9 +31,9 @@ pub trait Judge: Send + Sync + 'static {
 pub(crate) struct Claims {
     /// Shown by the member, for a relay that knew none or an older one.
     manifest: Option<Verified<Manifest>>,
-    /// Where the roster stands that was shown to name the member; `None` when the proof was not believed, so that the
-    /// network is merely named.
-    networks: BTreeMap<NetworkId, Option<Position>>,
+    /// Where the roster stands that was shown to name the member, and since when; `None` when the proof was not believed,
+    /// so that the network is merely named.
+    networks: BTreeMap<NetworkId, Option<(Position, UnixTime)>>,
 }
 
 /// What holds of a member now.
@@ -67,7 +72,7 @@ impl Claims {
                 .map(|proved| proved.head)
                 .filter(|head| head.freshness(now) != Freshness::Expired);
             if let Some(head) = head {
-                shown.insert(head.network, Some(head.position()));
+                shown.insert(head.network, Some((head.position(), head.issued_at)));
             } else if let Ok(head) = cbor::decode::<Head>(&proof.head.payload, Head::MAX_LEN) {
                 shown.entry(head.network).or_insert(None);
             }
@@ -83,9 +88,12 @@ impl Claims {
         for (network, shown) in &self.networks {
             let newest = judge.newest(network);
             // Under a newer manifest an older head proves nothing to anybody.
-            let counts = shown.is_some_and(|shown| {
-                shown.generation >= generation
-                    && newest.as_ref().is_none_or(|head| shown > head.position())
+            let counts = shown.is_some_and(|(shown, issued_at)| {
+                let newer = match &newest {
+                    Some(head) => shown > head.position(),
+                    None => issued_at > judge.forgotten_until(),
+                };
+                shown.generation >= generation && newer
             });
             if counts {
                 networks.insert(*network);

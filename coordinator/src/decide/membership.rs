@@ -113,6 +113,10 @@ impl Core {
         let Some(owner) = self.newcomer(id, &create.member_name) else {
             return;
         };
+        if let Err(wait) = self.made.take(node, now.at) {
+            let text = "this machine made many networks today";
+            return self.refuse(id, request, codes::BUSY, text, Some(millis(wait)));
+        }
         let intent = CreateNetwork {
             new: NewNetwork {
                 network: create.network,

@@ -79,6 +79,8 @@ const PASSWORDS_OF_NODE: Rate = Rate::new(8, Duration::from_secs(10));
 const PASSWORDS_OF_SOURCE: Rate = Rate::new(64, Duration::from_secs(2));
 /// Networks that one node makes.
 const CREATIONS: Rate = Rate::new(16, Duration::from_secs(60));
+/// And those that came to be: what is deleted again leaves a last head behind, here and at every mirror, for good.
+const MADE: Rate = Rate::new(32, Duration::from_secs(3600));
 
 /// Time as an input: both clocks at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +158,7 @@ pub struct Core {
     passwords_of_node: Keyed<NodeId>,
     passwords_of_source: Keyed<IpAddr>,
     creations: Keyed<NodeId>,
+    made: Keyed<NodeId>,
     next_tick: Instant,
     comparing: Comparing,
     /// Why nothing may be signed, when that is so.
@@ -184,6 +187,7 @@ impl Core {
             passwords_of_node: Keyed::new(PASSWORDS_OF_NODE, now.at),
             passwords_of_source: Keyed::new(PASSWORDS_OF_SOURCE, now.at),
             creations: Keyed::new(CREATIONS, now.at),
+            made: Keyed::new(MADE, now.at),
             next_tick: now.at + TICK,
             recovery: None,
         }

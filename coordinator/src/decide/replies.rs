@@ -70,6 +70,10 @@ impl Core {
             (Purpose::Join(id, request) | Purpose::JoinByPassword(id, request), Err(error)) => {
                 self.join_failed(id, request, &error);
             }
+            (Purpose::Create(id, request), Err(error)) => {
+                self.give_back_network(id);
+                self.refuse_store(id, request, &error);
+            }
             (Purpose::Invite(id, request, invite), Ok(Outcome::Invite(stored))) => {
                 self.invite_made(id, request, *invite, stored);
             }
@@ -79,7 +83,6 @@ impl Core {
             (
                 Purpose::Invite(id, request, _)
                 | Purpose::SetName(id, request)
-                | Purpose::Create(id, request)
                 | Purpose::Evict(id, request)
                 | Purpose::Change(id, request),
                 Err(error),
@@ -215,6 +218,13 @@ impl Core {
     fn give_back_password(&mut self, id: SessionId) {
         if let Some(ip) = self.sessions.get(&id).and_then(|s| s.remote.ip) {
             self.passwords_of_source.give_back(source(ip));
+        }
+    }
+
+    /// What did not come to be is not counted.
+    fn give_back_network(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get(&id) {
+            self.made.give_back(session.node);
         }
     }
 

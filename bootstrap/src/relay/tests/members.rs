@@ -324,3 +324,17 @@ fn notices_of_one_who_opens_and_closes_all_day_are_bounded() {
     let wanted = b.said().len();
     assert!((200..300).contains(&wanted), "{wanted}");
 }
+
+#[test]
+fn a_proof_of_a_network_that_may_have_ended_and_been_forgotten_shows_nothing() {
+    let mut world = World::new();
+    let proof = world.proof(1, 1, &[10, 11], 10);
+    crate::mirror::tests::forget(&world.mirror, UnixTime(WALL));
+    let mut member = world.connect(10);
+    let said = world.open(&mut member, vec![proof.clone()], true);
+    assert_eq!(refused_for(&said), Reason::NotAMember);
+    crate::mirror::tests::forget(&world.mirror, UnixTime(WALL - 1));
+    let mut member = world.connect(10);
+    let said = world.open(&mut member, vec![proof], true);
+    assert!(matches!(said[..], [RelayMessage::Opened(_)]), "{said:?}");
+}

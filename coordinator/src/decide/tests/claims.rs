@@ -6,8 +6,8 @@ use kanpachi_common::{
     id::Hash,
     roster::{Page, Position},
     wire::{
-        control::{ClientMessage as C, Held, Nonce, Pull, ServerMessage, SetName},
-        membership::Evict,
+        control::{ClientMessage as C, Held, Nonce, Pull, ServerMessage, SetName, codes},
+        membership::{CreateNetwork, DeleteNetwork, Evict},
         showing::Shown,
     },
 };
@@ -235,4 +235,49 @@ fn a_rename_waits_for_a_claim_and_an_eviction_too() {
     assert_eq!(lab.held(LAN), before);
     lab.pass(11);
     assert_ne!(lab.held(LAN), before);
+}
+
+/// Makes a network, and deletes it if it came to be: 0 then, or the code of the refusal.
+fn make_and_delete(lab: &mut Lab, id: SessionId, n: u16, name: &str) -> u16 {
+    let network = made_up(n).network;
+    let create = CreateNetwork {
+        network,
+        name: name.to_owned(),
+        password: None,
+        member_name: "owner".into(),
+    };
+    lab.read(id);
+    lab.say(id, 20, &C::CreateNetwork(create));
+    let read = lab.read(id);
+    if has_joined(&read) {
+        lab.say(id, 21, &C::DeleteNetwork(DeleteNetwork { network }));
+        return 0;
+    }
+    let refused = read.iter().find_map(|(_, m)| match m {
+        ServerMessage::Refused(refused) => Some(refused.code),
+        _ => None,
+    });
+    refused.expect("an answer")
+}
+
+#[test]
+fn one_member_leaves_a_bounded_number_of_deleted_networks_behind() {
+    let (mut lab, sessions) = lab_of(2);
+    let mut made = 0;
+    for n in 0..(24 * 60) {
+        // Nobody is timed out meanwhile: it says something every minute.
+        lab.now.at += std::time::Duration::from_secs(60);
+        match make_and_delete(&mut lab, sessions[1], n, &format!("n{n}")) {
+            0 => made += 1,
+            code => assert_eq!(code, codes::BUSY),
+        }
+    }
+    assert_eq!(made, 32 + 23, "networks in a day");
+    // What does not come to be is not counted.
+    for n in 0..100 {
+        lab.now.at += std::time::Duration::from_secs(60);
+        let taken = make_and_delete(&mut lab, sessions[0], 2000 + n, "lan");
+        assert_eq!(taken, crate::store::Refusal::NetworkExists.code());
+    }
+    assert_eq!(make_and_delete(&mut lab, sessions[0], 3000, "own"), 0);
 }
