@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use kanpachi_common::record::shelf::{Offer, Shelf};
 use kanpachi_transport::{
     AddressFilter, Reader, node_id, peer_id, resolve, routing, swarm::shutdown,
@@ -67,8 +67,10 @@ pub(crate) struct Server {
     parts: Parts,
     /// Which records are kept, and who brought them.
     shelf: Shelf,
-    /// Peers with connections that were members when they were last looked at.
+    /// Connected peers that were let into the DHT when they were last looked at, whatever protocols they speak.
     members: BTreeSet<PeerId>,
+    /// Those that are no members any more, for as long as they are told so.
+    leaving: FuturesUnordered<BoxFuture<'static, PeerId>>,
     directory_changes: watch::Receiver<u64>,
     dials: mpsc::Receiver<DialOpts>,
     dial: mpsc::Sender<DialOpts>,
@@ -88,6 +90,7 @@ impl Server {
             parts,
             shelf: Shelf::new(RECORDS),
             members: BTreeSet::new(),
+            leaving: FuturesUnordered::new(),
             dials,
             dial,
             tick,
@@ -143,6 +146,7 @@ impl Server {
                     break Some("the UDP socket of the bootstrap failed; see the log".to_owned());
                 }
                 Some(opts) = self.dials.recv() => self.on_dial(opts),
+                Some(peer) = self.leaving.next() => self.on_left(peer),
                 Ok(()) = self.directory_changes.changed() => {
                     self.check_members();
                     self.dial_bootstraps();
@@ -201,6 +205,11 @@ impl Server {
                     .iter()
                     .for_each(|addr| self.on_not_listening(addr));
             }
+            SwarmEvent::ConnectionEstablished { peer_id, .. }
+                if admits(&self.parts.mirror, &peer_id) =>
+            {
+                self.members.insert(peer_id);
+            }
             SwarmEvent::ConnectionClosed {
                 peer_id,
                 num_established: 0,
@@ -253,7 +262,6 @@ impl Server {
             ip_fits && names_it
         };
         let addresses: Vec<Multiaddr> = info.listen_addrs.iter().filter(usable).cloned().collect();
-        self.members.insert(peer);
         routing::add(self.kad(), &peer, addresses);
     }
 
@@ -315,18 +323,23 @@ impl Server {
         self.parts.swarm.behaviour_mut().kad.inner_mut()
     }
 
-    /// Whoever is no member any more leaves the DHT at once, with the streams that it has open.
+    /// Whoever is no member any more is looked up by nobody from now on, and loses the streams that it has open as soon as
+    /// those who have something to say about it have said it.
     fn check_members(&mut self) {
         let mirror = self.parts.mirror.clone();
-        let gone: Vec<PeerId> = self
-            .members
-            .iter()
-            .filter(|peer| !admits(&mirror, peer))
-            .copied()
-            .collect();
+        let connected = self.parts.swarm.connected_peers().copied();
+        let admitted: BTreeSet<PeerId> = connected.filter(|peer| admits(&mirror, peer)).collect();
+        let before = std::mem::replace(&mut self.members, admitted);
+        let gone: Vec<PeerId> = before.difference(&self.members).copied().collect();
         for peer in gone {
-            self.members.remove(&peer);
             self.kad().remove_peer(&peer);
+            let later = tokio::time::sleep(GOODBYE).map(move |()| peer);
+            self.leaving.push(later.boxed());
+        }
+    }
+
+    fn on_left(&mut self, peer: PeerId) {
+        if !admits(&self.parts.mirror, &peer) {
             // The error says that it is gone already.
             let _ = self.parts.swarm.disconnect_peer_id(peer);
         }

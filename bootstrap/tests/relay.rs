@@ -37,7 +37,7 @@ use kanpachi_transport::{
     AddressFilter, DatagramHandler, Reader, SharedSocket, keypair_from_seed,
     swarm::{Options, swarm},
 };
-use libp2p::{Multiaddr, Stream, StreamProtocol, Swarm, multiaddr::Protocol};
+use libp2p::{Multiaddr, Stream, StreamProtocol, Swarm, multiaddr::Protocol, swarm::SwarmEvent};
 use tokio::task::JoinHandle;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -207,7 +207,10 @@ impl Member {
         swarm.dial(address(handle, tcp)).unwrap();
         let swarm = tokio::spawn(async move {
             loop {
-                swarm.select_next_some().await;
+                let event = swarm.select_next_some().await;
+                if let SwarmEvent::ConnectionClosed { .. } = event {
+                    return;
+                }
             }
         });
         let protocol = StreamProtocol::new(relay::PROTOCOL);
@@ -471,5 +474,34 @@ async fn a_relay_that_is_switched_off_is_not_there() {
     let to = (Ipv4Addr::LOCALHOST, handle.socket().port());
     socket.send_to(&datagram, to).unwrap();
     assert!(socket.recv(&mut [0; 100]).is_err());
+    handle.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_evicted_is_disconnected_whatever_it_speaks() {
+    let org = Org::new();
+    let handle = bootstrap(&org).await;
+    // Nobody can be told from a member yet.
+    let early = Member::connect(&handle, 13, false).await;
+    org.publish(&handle, 1, &[11, 12]).await;
+    let (stays, evicted) = (
+        Member::connect(&handle, 11, false).await,
+        Member::connect(&handle, 12, true).await,
+    );
+    let later = Member::connect(&handle, 14, false).await;
+    org.publish(&handle, 2, &[11, 14]).await;
+    let start = Instant::now();
+    while !(early.swarm.is_finished() && evicted.swarm.is_finished()) {
+        assert!(start.elapsed() < DEADLINE, "they are connected still");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // One that became a member while it was connected is one when it is evicted.
+    org.publish(&handle, 3, &[11]).await;
+    while !later.swarm.is_finished() {
+        assert!(start.elapsed() < DEADLINE, "it is connected still");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!stays.swarm.is_finished());
+    drop((early, stays, evicted, later));
     handle.shutdown().await;
 }
