@@ -31,7 +31,7 @@ use super::{
     bucket::{Bucket, Rate},
     core::{Fresh, Now, StreamId, examine},
     forward::Forwarder,
-    judge::Claims,
+    judge::{Claims, Judge},
     outbox::{Next, Outbox},
     table::Session,
 };
@@ -73,7 +73,7 @@ impl Relay {
         while let Some((peer, stream)) = incoming.next().await {
             while streams.try_join_next().is_some() {}
             let Some(node) = node_id(&peer) else { continue };
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            let Some(slot) = slot(&*self.judge, &node, &slots) else {
                 tracing::debug!(%peer, "too many strangers at the relay");
                 continue;
             };
@@ -124,7 +124,7 @@ impl Relay {
         &self,
         node: NodeId,
         stream: Stream,
-        slot: OwnedSemaphorePermit,
+        slot: Option<OwnedSemaphorePermit>,
     ) -> io::Result<()> {
         let outbox = Arc::new(Outbox::new(Arc::clone(&self.shared.budget)));
         let id = self.shared.core().stream_opened(node, Arc::clone(&outbox));
@@ -195,7 +195,7 @@ struct Reading<'a, R> {
 
 impl<R: AsyncRead + Unpin> Reading<'_, R> {
     /// Reads until the peer ends or breaks the stream. The slot is given back once it has a session, or is gone.
-    async fn run(mut self, slot: OwnedSemaphorePermit) -> io::Result<()> {
+    async fn run(mut self, slot: Option<OwnedSemaphorePermit>) -> io::Result<()> {
         let first = timeout(PROVE, self.next()).await;
         let Some(frame) = first.map_err(|_| io::ErrorKind::TimedOut)?? else {
             return Ok(());
@@ -305,6 +305,20 @@ impl Drop for OpenStream<'_> {
     fn drop(&mut self) {
         self.relay.shared.core().stream_closed(self.id);
     }
+}
+
+/// A slot among those who have not shown yet that they are members. Whoever the newest rosters name needs none: strangers
+/// that take them all keep no member out. `None` when there is none left.
+pub(super) fn slot(
+    judge: &dyn Judge,
+    node: &NodeId,
+    slots: &Arc<Semaphore>,
+) -> Option<Option<OwnedSemaphorePermit>> {
+    if !judge.networks_of(node).is_empty() {
+        return Some(None);
+    }
+    let slot = Arc::clone(slots).try_acquire_owned();
+    slot.ok().map(Some)
 }
 
 struct AbortOnDrop(tokio::task::JoinHandle<()>);

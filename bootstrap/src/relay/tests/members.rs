@@ -326,6 +326,18 @@ fn notices_of_one_who_opens_and_closes_all_day_are_bounded() {
 }
 
 #[test]
+fn whoever_the_rosters_name_needs_no_slot_of_the_strangers() {
+    let world = World::new();
+    world.hears(1, 1, &[10]);
+    let slots = Arc::new(tokio::sync::Semaphore::new(1));
+    let slot = |of| super::super::service::slot(&world.mirror, &node(of), &slots);
+    let stranger = slot(77);
+    assert!(matches!(stranger, Some(Some(_))));
+    assert!(slot(78).is_none(), "one is all there is");
+    assert!(matches!(slot(10), Some(None)), "a member needs none");
+}
+
+#[test]
 fn a_proof_of_a_network_that_may_have_ended_and_been_forgotten_shows_nothing() {
     let mut world = World::new();
     let proof = world.proof(1, 1, &[10, 11], 10);
