@@ -145,8 +145,9 @@ impl Core {
         };
         let (node, from) = (session.node, session.remote.ip.map(source));
         let by_node = self.passwords_of_node.take(node, now.at);
-        let by_source = from.map_or(Ok(()), |ip| self.passwords_of_source.take(ip, now.at));
-        if let Err(wait) = by_node.and(by_source) {
+        // Whoever is over its own limit uses up nothing of what others behind the same address have.
+        let mut by_source = || from.map_or(Ok(()), |ip| self.passwords_of_source.take(ip, now.at));
+        if let Err(wait) = by_node.and_then(|()| by_source()) {
             self.event(Event::Guess(node, from));
             let text = "too many passwords were tried";
             return self.refuse(id, request, codes::BUSY, text, Some(millis(wait)));

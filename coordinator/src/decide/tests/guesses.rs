@@ -150,3 +150,49 @@ fn used_expired_and_unknown_are_told_apart_by_whoever_has_the_secret() {
             .contains(&Event::Guess(node(4), Some([203, 0, 113, 4].into())))
     );
 }
+
+#[test]
+fn whoever_is_over_its_own_limit_leaves_that_of_its_address_alone() {
+    use kanpachi_common::{Password, wire::membership::JoinByPassword};
+    let mut lab = Lab::new();
+    let token = lab.invite(LAN, None, false);
+    let remote = Remote {
+        ip: Some([198, 51, 100, 7].into()),
+        udp: None,
+    };
+    let open = |lab: &mut Lab, n| {
+        let id = lab.open_from(n, remote);
+        let hello = lab.hello(n, vec![]);
+        lab.say(id, 1, &hello);
+        lab.read(id);
+        id
+    };
+    let join = |lab: &mut Lab, id| {
+        let name = "x".into();
+        lab.say(id, 2, &ClientMessage::Join(Join { token, name }));
+        let read = lab.read(id);
+        let joined = |(_, m): &(u64, ServerMessage)| matches!(m, ServerMessage::Joined(_));
+        read.iter().any(joined)
+    };
+    let greedy = open(&mut lab, 1);
+    for n in 0..500 {
+        guess(&mut lab, greedy, n);
+    }
+    let second = open(&mut lab, 2);
+    assert!(join(&mut lab, second), "by an invite");
+    let by_password = |lab: &mut Lab, id| {
+        let join = JoinByPassword {
+            network: "lan".into(),
+            password: Password::new("wrong horse").unwrap(),
+            member_name: "x".into(),
+        };
+        lab.say(id, 3, &ClientMessage::JoinByPassword(join));
+        lab.refusal(id).1.code
+    };
+    for _ in 0..500 {
+        by_password(&mut lab, second);
+    }
+    let third = open(&mut lab, 3);
+    assert!(join(&mut lab, third));
+    assert_eq!(by_password(&mut lab, third), codes::WRONG_PASSWORD);
+}

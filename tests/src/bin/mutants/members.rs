@@ -115,8 +115,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "guesses are not counted",
         edits: &[(
             "coordinator/src/decide/requests.rs",
-            "if let Err(wait) = by_node.and(by_source) {",
-            "if !FAULT && let Err(wait) = by_node.and(by_source) {",
+            "if let Err(wait) = by_node.and_then(|()| by_source()) {",
+            "if !FAULT && let Err(wait) = by_node.and_then(|()| by_source()) {",
         )],
         finders: &[lab(
             "members_show3_races",
