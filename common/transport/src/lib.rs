@@ -6,6 +6,7 @@
 //! - [`swarm`]: the whole stack (QUIC, TCP, circuits) as one libp2p transport and swarm;
 //! - [`reflect`]: the datagrams by which a node learns its address as others see it;
 //! - [`gated`], [`selective`]: protocols that are for known peers only;
+//! - [`relay_client`]: the asking end of circuit relay, which must not end the swarm;
 //! - [`routing`]: how much of where a peer is goes into the routing table of the DHT;
 //! - [`observed`], [`remotes`], [`filter`], [`identity`], [`resolve`]: small parts that every swarm here needs.
 //!
@@ -21,6 +22,7 @@ pub mod observed;
 mod proxy;
 mod queue;
 pub mod quic;
+pub mod relay_client;
 pub mod remotes;
 pub mod resolve;
 pub mod routing;
@@ -37,6 +39,7 @@ pub use identity::{
 };
 pub use kanpachi_common::wire::reflect;
 pub use proxy::{Proxy, ProxyError};
+pub use relay_client::RelayClient;
 pub use resolve::resolve;
 pub use selective::Selective;
 pub use socket::{Counters, SharedSocket};

@@ -17,7 +17,7 @@ use kanpachi_common::{
     OrgId,
     record::{MAX_OUTER, MAX_TTL},
 };
-use kanpachi_transport::{Gated, observed};
+use kanpachi_transport::{Gated, RelayClient, observed};
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
     allow_block_list::{self, BlockedPeers},
@@ -95,7 +95,7 @@ pub(super) struct Behaviour {
 #[derive(NetworkBehaviour)]
 pub(super) struct ForKnown {
     pub(super) kad: kad::Behaviour<MemoryStore>,
-    relay: relay::client::Behaviour,
+    relay: RelayClient,
     signals: relay::Behaviour,
     dcutr: dcutr::Behaviour,
 }
@@ -129,7 +129,7 @@ impl Behaviour {
             .unwrap_or_default();
         let for_known = ForKnown {
             kad,
-            relay,
+            relay: relay.into(),
             signals: signals(local, members),
             dcutr: dcutr::Behaviour::new(local),
         };
