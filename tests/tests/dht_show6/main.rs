@@ -79,6 +79,7 @@ async fn attack(prey: &Prey, me: &SecretKey) -> Result<()> {
 /// A hundred strangers at one key, and what they learn.
 async fn surround(prey: &Prey) -> Result<()> {
     let victim = prey.members[0].0;
+    let mut all = Vec::new();
     for n in 0..SYBILS {
         let sybil = SecretKey::from_seed(&[n.wrapping_add(100); 32]);
         let mut peer = DhtPeer::new(&sybil, prey.org)?;
@@ -86,6 +87,8 @@ async fn surround(prey: &Prey) -> Result<()> {
         peer.meet(&bootstrap, at).await?;
         peer.put(&bootstrap, &prey.key(&victim), vec![n; 300])
             .await?;
+        // All of them stay until the last one has come.
+        all.push(peer);
     }
     Ok(())
 }

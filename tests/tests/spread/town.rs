@@ -79,11 +79,17 @@ pub(crate) fn out_of_reach(from: &Member, others: &[&Member], when: &str) -> Res
 
 /// The epoch of the roster that a node holds.
 pub(crate) fn epoch(node: &Node) -> Result<u64> {
+    epoch_of(node, NETWORK)
+}
+
+/// The epoch of the roster of a network that a node holds.
+pub(crate) fn epoch_of(node: &Node, network: &str) -> Result<u64> {
     let status = node.status()?.0;
-    let network = status["networks"].as_array().and_then(|n| n.first());
-    network
+    let mut networks = status["networks"].as_array().into_iter().flatten();
+    networks
+        .find(|n| n["name"] == network)
         .and_then(|n| n["epoch"].as_u64())
-        .with_context(|| format!("no network: {status}"))
+        .with_context(|| format!("no network {network}: {status}"))
 }
 
 /// The highest number of a network secret on a node's disk.

@@ -1,19 +1,27 @@
 //! Show 2: one member knows of an eviction, and the coordinator is dead.
 
 use anyhow::{Result, ensure};
-use kanpachi_tests::{lab::run, loss, mesh::reach, note, process::Output, wait::eventually};
+use kanpachi_tests::{
+    lab::run,
+    loss,
+    mesh::{NETWORK, reach},
+    note,
+    process::Output,
+    wait::eventually,
+};
 
 use super::town::{
     OUT, SOON, STOP, epoch, evict_with_one_witness, four, out_of_reach, secret, silent, wall,
 };
 
+/// What the program ends with when the coordinator said no.
+const REFUSED: Option<i32> = Some(5);
+
 #[test]
 fn one_witness_is_enough_and_whoever_was_away_hears_of_it() {
     run("spread-show2", |lab| {
         let mut mesh = four(lab)?;
-        let old_invite = mesh.members[0]
-            .node
-            .invite(kanpachi_tests::mesh::NETWORK, &["--uses", "5"])?;
+        let old_invite = mesh.members[0].node.invite(NETWORK, &["--uses", "5"])?;
         mesh.members[3].process.terminate(STOP)?;
         evict_with_one_witness(&mut mesh)?;
         // Alice and bob see each other again; nobody sees the coordinator, which is dead.
@@ -67,16 +75,29 @@ fn one_witness_is_enough_and_whoever_was_away_hears_of_it() {
         let carol = &mesh.members[2];
         let all = [&mesh.members[0], &mesh.members[1], &mesh.members[3]];
         out_of_reach(carol, &all, "after a restart")?;
-        not_let_in(&carol.node.run(&["join", &old_invite])?)?;
-        out_of_reach(carol, &all, "after trying an old invite")
+        // Nobody is there to say no, and that lets nobody in.
+        not_let_in(&carol.node.run(&["join", &old_invite])?, None)?;
+        out_of_reach(carol, &all, "after trying an old invite")?;
+        mesh.hub.start_again()?;
+        let carol = &mesh.members[2];
+        let all = [&mesh.members[0], &mesh.members[1], &mesh.members[3]];
+        let alone = eventually(SOON, "the coordinator is asked", || {
+            let output = carol.node.run(&["join", &old_invite])?;
+            ensure!(output.status.code() == REFUSED, "{output:?}");
+            Ok(output)
+        })?;
+        not_let_in(&alone, REFUSED)?;
+        out_of_reach(carol, &all, "after the coordinator refused her")
     });
 }
 
-fn not_let_in(output: &Output) -> Result<()> {
+/// A refusal, by its code if one is given.
+fn not_let_in(output: &Output, code: Option<i32>) -> Result<()> {
     note(format_args!(
         "{}",
         output.stderr.lines().next().unwrap_or_default()
     ));
     ensure!(!output.status.success(), "{output:?}");
+    ensure!(code.is_none() || output.status.code() == code, "{output:?}");
     Ok(())
 }
