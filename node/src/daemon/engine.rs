@@ -187,11 +187,19 @@ pub(super) struct Parts<W> {
     pub(super) local: watch::Receiver<Arc<[LocalAddress]>>,
 }
 
+/// The thread.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) thread: std::thread::JoinHandle<()>,
+    /// Cancelled when it has ended, however.
+    pub(super) ended: CancellationToken,
+}
+
 /// Starts the thread.
 pub(super) fn start<W: PacketWriter + 'static>(
     parts: Parts<W>,
     stop: CancellationToken,
-) -> std::io::Result<(Handle, mpsc::Receiver<Event>, std::thread::JoinHandle<()>)> {
+) -> std::io::Result<(Handle, mpsc::Receiver<Event>, Running)> {
     let (commands, command_rx) = mpsc::channel(QUEUE);
     let (events, event_rx) = mpsc::channel(QUEUE);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -211,10 +219,16 @@ pub(super) fn start<W: PacketWriter + 'static>(
         timed: clock::now(),
         backlog: Vec::new(),
     };
+    let ended = CancellationToken::new();
+    let ending = ended.clone();
     let thread = std::thread::Builder::new()
         .name("tunnels".to_owned())
-        .spawn(move || runtime.block_on(engine.run(command_rx, stop)))?;
-    Ok((Handle { commands }, event_rx, thread))
+        .spawn(move || {
+            let _ended = ending.drop_guard();
+            runtime.block_on(engine.run(command_rx, stop));
+        })?;
+    let running = Running { thread, ended };
+    Ok((Handle { commands }, event_rx, running))
 }
 
 fn seed() -> std::io::Result<[u8; 32]> {

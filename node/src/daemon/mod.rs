@@ -9,6 +9,7 @@ mod control;
 mod control_io;
 mod core;
 mod engine;
+mod lost;
 mod member_io;
 pub(crate) mod netcheck;
 mod overlay;
@@ -141,7 +142,7 @@ pub async fn run_until(
         engine_events,
         local,
         engine,
-        thread,
+        tunnels,
         reader,
     } = node;
     let standing = core.standing();
@@ -164,18 +165,22 @@ pub async fn run_until(
     let serving = tokio::spawn(server.serve(control, stop.clone()));
     watchdog::start(requests.clone(), stop.child_token());
 
-    let outcome = begin(invite, standing, ready, requests, progress.as_ref(), &stop).await;
-    if outcome.is_err() {
-        stop.cancel();
-    }
-    let ended = core.await.context("the daemon's core task died");
+    let life = async {
+        let outcome = begin(invite, standing, ready, requests, progress.as_ref(), &stop).await;
+        if outcome.is_err() {
+            stop.cancel();
+        }
+        let ended = core.await.context("the daemon's core task died");
+        // Why the core ended says more than that it did not answer.
+        ended?.map_err(anyhow::Error::from).and(outcome)
+    };
+    let ended = lost::watch_over(life, lost::first(&reader, &tunnels.ended), &stop).await;
     stop.cancel();
     let _ = NATIVE.notify_service(ServiceState::Stopping);
     let _ = tokio::time::timeout(GOODBYE, serving).await;
-    let joined = tokio::task::spawn_blocking(move || thread.join());
+    let joined = tokio::task::spawn_blocking(move || tunnels.thread.join());
     let _ = tokio::time::timeout(GOODBYE, joined).await;
-    reader.stop().context("the packet path")?;
-    outcome.and(ended)
+    ended.and(lost::stop(reader))
 }
 
 /// What a node stands on: everything that can be wrong with a machine or a command is found while this is made.
@@ -196,7 +201,7 @@ struct Node {
     engine_events: mpsc::Receiver<engine::Event>,
     local: Watch,
     engine: engine::Handle,
-    thread: std::thread::JoinHandle<()>,
+    tunnels: engine::Running,
     reader: Reader,
 }
 
@@ -268,7 +273,7 @@ impl Ground {
             socket: socket.clone(),
             local: local.receiver.clone(),
         };
-        let (engine, engine_events, thread) =
+        let (engine, engine_events, tunnels) =
             engine::start(parts, stop.child_token()).context("cannot start the tunnels")?;
         let port_mapper = options.port_mapping.then(|| {
             let udp = Wanted {
@@ -306,7 +311,7 @@ impl Ground {
                 engine_events,
                 local,
                 engine,
-                thread,
+                tunnels,
                 reader,
             },
             self.server,

@@ -170,6 +170,16 @@ struct Reader<W> {
     inbound: Inbound<W>,
 }
 
+impl<W> Drop for Reader<W> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Paths over sockets that nobody reads are none, and the next attempt is to have a thread.
+            *self.sockets.ages() = Ages::default();
+            self.sockets.open.store(Arc::default());
+        }
+    }
+}
+
 impl<W: PacketWriter> Reader<W> {
     fn run(mut self) {
         let mut buffer = vec![0; 65_536];
@@ -231,4 +241,38 @@ fn wait(open: &Open, look: u16) -> Vec<usize> {
         .filter(|(_, fd)| fd.any().unwrap_or(false))
         .map(|((at, _), _)| *at)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use kanpachi_transport::SharedSocket;
+
+    use super::*;
+    use crate::dataplane::Dataplane;
+
+    struct NoAdapter;
+
+    impl PacketWriter for NoAdapter {
+        fn write(&self, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn when_the_thread_panics_the_next_attempt_has_one_again() {
+        let socket = SharedSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let (path, ..) = Dataplane::<NoAdapter>::new(socket, Instant::now(), String::new());
+        let sockets = Arc::new(Sockets::default());
+        sockets.ages().running = true;
+        let reader = Reader {
+            sockets: Arc::clone(&sockets),
+            inbound: path.inbound(),
+        };
+        let thread = std::thread::spawn(move || {
+            let _reader = reader;
+            panic!("a test of panics");
+        });
+        thread.join().unwrap_err();
+        assert!(!sockets.ages().running);
+    }
 }

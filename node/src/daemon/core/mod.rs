@@ -42,7 +42,10 @@ use kanpachi_proto::{
     spread::Spread,
 };
 use kanpachi_transport::{Proxy, SharedSocket};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -364,13 +367,16 @@ impl Core {
     }
 
     /// Runs until the daemon stops.
+    ///
+    /// # Errors
+    /// When the swarm's task ended unasked: there is no going on without it.
     pub(super) async fn run(
         mut self,
         mut requests: mpsc::Receiver<Request>,
         mut engine_events: mpsc::Receiver<engine::Event>,
         mut addresses: tokio::sync::watch::Receiver<Arc<[LocalAddress]>>,
         mut sleep: Option<SleepWatch>,
-    ) {
+    ) -> Result<(), ApiError> {
         let mut tick = tokio::time::interval(TICK);
         let stop = self.stop.clone();
         let local = Arc::clone(&addresses.borrow_and_update());
@@ -401,9 +407,12 @@ impl Core {
                 _ = tick.tick() => self.handle_tick().await,
                 () = drill::Drilling::ends(drill) => self.end_drill().await,
                 () = clock::until(due) => self.handle_timeout(),
+                () = swarm_ended(&mut self.state.session) => break,
             }
         }
+        let outcome = self.check_swarm();
         self.shut_down().await;
+        outcome
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -418,6 +427,21 @@ impl Core {
         let standing = self.standing_timeout();
         let all = [login, joining, spread, records, standing];
         all.into_iter().flatten().min()
+    }
+
+    /// Lets go of a session whose swarm has ended. The daemon's own end is the only good reason.
+    fn check_swarm(&mut self) -> Result<(), ApiError> {
+        let running = self.state.session.as_ref().map(|s| &s.running);
+        if !running.is_some_and(JoinHandle::is_finished) {
+            return Ok(());
+        }
+        self.state.session = None;
+        if self.stop.is_cancelled() {
+            return Ok(());
+        }
+        let error = super::lost::lost("the task of the connections to other machines");
+        tracing::error!("{error}");
+        Err(error)
     }
 
     async fn shut_down(mut self) {
@@ -446,6 +470,15 @@ async fn next(events: &mut Option<mpsc::Receiver<swarm::Event>>) -> swarm::Event
         return event;
     }
     std::future::pending().await
+}
+
+/// Returns when the swarm's task has ended; not to be waited for again then.
+async fn swarm_ended(session: &mut Option<Session>) {
+    match session {
+        // Its panic was told when it happened.
+        Some(session) => drop((&mut session.running).await),
+        None => std::future::pending().await,
+    }
 }
 
 /// Returns when the machine may have slept, with the sum of all its sleeps.
