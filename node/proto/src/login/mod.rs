@@ -5,6 +5,7 @@
 //! is dialled again after a wait that doubles, with jitter, up to 8 s or what the coordinator asked for.
 
 mod announce;
+mod claims;
 mod session;
 
 use std::{
@@ -22,6 +23,8 @@ use kanpachi_common::{
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
+
+pub use claims::Claims;
 
 /// Pause between two dials of one round.
 pub const STAGGER: Duration = Duration::from_millis(250);

@@ -3,7 +3,7 @@
 use kanpachi_common::{
     Candidate, CandidateKind, Pool, SecretKey, Signed, TunnelKey,
     org::Server,
-    wire::control::{Announce, Nonce, Refused, Welcome, codes},
+    wire::control::{Announce, Nonce, Pull, Refused, Welcome, codes},
 };
 
 use super::*;
@@ -409,4 +409,65 @@ fn where_a_node_is_is_said_once_and_never_faster_than_a_coordinator_listens() {
         all.extend(said(&mut login).into_iter().map(|port| (now, port)));
     }
     assert_eq!(all.last().unwrap().1, 120);
+}
+
+/// What is said from now on: the time of each message, and whether it is a pull.
+fn said(login: &mut Login, now: Instant, all: &mut Vec<(Instant, bool)>) {
+    while let Some(action) = login.poll_action() {
+        let Action::Send { frame, .. } = action else {
+            continue;
+        };
+        match ClientMessage::from_frame(&frame) {
+            Ok(ClientMessage::Pull(_)) => all.push((now, true)),
+            Ok(ClientMessage::Announce(_)) => all.push((now, false)),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn members_that_claim_news_without_end_do_not_use_up_what_a_coordinator_listens_to() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 1, start);
+    let attempt = connect(&mut login, &org, start);
+    let (mut now, mut all) = (start, Vec::new());
+    // A hundred claims a second for a minute, and now and then this node is somewhere else.
+    for n in 0..6000_u16 {
+        login.pull(Pull { held: vec![] }, now);
+        if n % 500 == 0 {
+            let candidates = vec![Candidate {
+                addr: ([203, 0, 113, 7], n + 1).into(),
+                kind: CandidateKind::Reflexive,
+            }];
+            let nat = None;
+            login.announce(Announce { candidates, nat }, now);
+            said(&mut login, now, &mut all);
+            assert_eq!(all.last(), Some(&(now, false)), "it is said at once");
+        }
+        now += Duration::from_millis(10);
+        if login.poll_timeout() <= now {
+            login.handle_timeout(now);
+        }
+        said(&mut login, now, &mut all);
+        login.handle_frame(attempt, &ServerMessage::Pong(Nonce(0)).frame(0), now);
+    }
+    let pulls: Vec<Instant> = all.iter().filter(|(_, p)| *p).map(|(at, _)| *at).collect();
+    assert!((20..=26).contains(&pulls.len()), "{}", pulls.len());
+    assert!(
+        pulls[1] < start + Duration::from_secs(1),
+        "the first at once"
+    );
+    // As the coordinator counts: 20 at once and one a second, and then the session ends.
+    for (n, (at, _)) in all.iter().enumerate() {
+        let within = all[n..]
+            .iter()
+            .take_while(|(t, _)| *t < *at + Duration::from_secs(10));
+        assert!(within.count() <= 20, "after {:?}", *at - start);
+    }
+    // The last claim is not forgotten.
+    login.pull(Pull { held: vec![] }, now);
+    let before = pulls.len();
+    login.handle_timeout(now + Duration::from_secs(3));
+    said(&mut login, now, &mut all);
+    assert_eq!(all.iter().filter(|(_, p)| *p).count(), before + 1);
 }

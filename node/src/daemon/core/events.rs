@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use kanpachi_common::{
     NetworkId, NodeId, UnixTime,
+    roster::Position,
     time::DAY,
     wire::control::{Registration, ServerMessage, codes},
 };
@@ -82,13 +83,17 @@ impl Core {
         };
         let (spread, now) = (&mut self.state.spread, clock::now());
         spread.handle_epochs(peer, generation, epochs, &session.rosters, now);
-        let behind = epochs.iter().any(|(network, epoch)| {
-            session
-                .rosters
-                .roster(network)
-                .is_some_and(|r| (r.head().generation, r.head().epoch) < (generation, *epoch))
-        });
-        if behind {
+        let mut news = false;
+        for (network, epoch) in epochs {
+            let claimed = Position {
+                generation,
+                epoch: *epoch,
+            };
+            let held = session.rosters.roster(network).map(|r| r.head());
+            let behind = held.is_some_and(|h| (h.generation, h.epoch) < (generation, *epoch));
+            news |= behind && session.claims.is_news(network, claimed, now);
+        }
+        if news {
             self.pull();
         }
     }

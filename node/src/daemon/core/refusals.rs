@@ -109,6 +109,15 @@ pub(super) fn no_coordinator() -> ApiError {
     .hint("see why: kanpachi status")
 }
 
+/// The line to the coordinator is full.
+pub(super) fn not_taken() -> ApiError {
+    ApiError::unreachable(
+        code::COORDINATOR_UNREACHABLE,
+        "the coordinator does not take requests right now, and only it can do this",
+    )
+    .hint("try again in a minute")
+}
+
 pub(super) fn logged_out() -> ApiError {
     ApiError::refused(code::LOGGED_OUT, "this machine is logged out").hint("kanpachi login")
 }

@@ -8,7 +8,7 @@ use super::{
     Core, Pending, Request,
     joins::Way,
     lookup::{is_owner, network_called},
-    refusals::{logged_out, no_coordinator, nonsense, not_joined, refused},
+    refusals::{logged_out, no_coordinator, nonsense, not_joined, not_taken, refused},
 };
 use crate::ipc::{
     api::{InviteReply, InviteRequest, NickReply, Secret, timestamp},
@@ -80,14 +80,25 @@ impl Core {
     /// The session ended: what was asked for will not be answered. A join is asked again by itself.
     pub(super) async fn fail_pending(&mut self) {
         for pending in std::mem::take(&mut self.state.pending).into_values() {
-            match pending {
-                Pending::Join => {}
-                Pending::Invite(_, reply) => drop(reply.send(Err(no_coordinator()))),
-                Pending::SetNick(reply) => drop(reply.send(Err(no_coordinator()))),
-                Pending::Change(about, reply) => {
-                    self.change_alone(about, reply, no_coordinator()).await;
-                }
-            }
+            self.fail(pending, no_coordinator()).await;
+        }
+    }
+
+    /// A request did not get as far as the coordinator.
+    pub(super) async fn fail_unsent(&mut self, id: u64) {
+        match self.state.pending.remove(&id) {
+            Some(Pending::Join) => self.finish_join(Err(not_taken())),
+            Some(pending) => self.fail(pending, not_taken()).await,
+            None => {}
+        }
+    }
+
+    async fn fail(&mut self, pending: Pending, error: ApiError) {
+        match pending {
+            Pending::Join => {}
+            Pending::Invite(_, reply) => drop(reply.send(Err(error))),
+            Pending::SetNick(reply) => drop(reply.send(Err(error))),
+            Pending::Change(about, reply) => self.change_alone(about, reply, error).await,
         }
     }
 

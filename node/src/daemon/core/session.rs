@@ -7,12 +7,12 @@ use kanpachi_common::{
     org::Address,
     wire::{
         MAX_VERSION, MIN_VERSION,
-        control::{Announce, ClientMessage, Hello, Pull},
+        control::{Announce, Hello, Pull},
         frame::Frame,
     },
 };
 use kanpachi_proto::{
-    login::{Action, Attempt, Login},
+    login::{Action, Attempt, Claims, Login},
     roster::Rosters,
 };
 use kanpachi_transport::peer_id;
@@ -34,6 +34,8 @@ const SOCKET_RETRY: Duration = Duration::from_millis(50);
 pub(in crate::daemon) struct Session {
     pub(super) rosters: Rosters,
     pub(super) login: Login,
+    /// What members said that the coordinator has, and that it was asked for.
+    pub(super) claims: Claims,
     pub(super) swarm: swarm::Handle,
     /// Where frames of each open control stream go.
     pub(super) lines: HashMap<Attempt, mpsc::Sender<Frame>>,
@@ -88,6 +90,7 @@ impl Core {
         self.state.session = Some(Session {
             rosters,
             login,
+            claims: Claims::default(),
             swarm,
             lines: HashMap::new(),
             hints,
@@ -243,7 +246,7 @@ impl Core {
     pub(super) fn pull(&mut self) {
         if let Some(session) = &mut self.state.session {
             let held = session.rosters.held();
-            let _ = session.login.request(&ClientMessage::Pull(Pull { held }));
+            session.login.pull(Pull { held }, clock::now());
         }
     }
 
@@ -261,7 +264,11 @@ impl Core {
                             .send(swarm::Command::Dial { attempt, address })
                             .await
                     }
-                    Action::Send { attempt, frame } => session.send(attempt, frame),
+                    Action::Send { attempt, frame } => {
+                        if let Some(id) = session.send(attempt, frame) {
+                            self.fail_unsent(id).await;
+                        }
+                    }
                     Action::Close(attempt) => {
                         session.lines.remove(&attempt);
                         session.swarm.send(swarm::Command::Close(attempt)).await;
@@ -300,16 +307,20 @@ impl Core {
 }
 
 impl Session {
-    fn send(&mut self, attempt: Attempt, frame: Frame) {
-        let full = self
-            .lines
-            .get(&attempt)
-            .is_none_or(|line| line.try_send(frame).is_err());
-        if full {
-            // A coordinator that does not take our frames is not there; its silence will be noticed.
-            tracing::debug!("the coordinator does not read");
-        }
+    /// Sends a frame; the number of the request when the coordinator does not take it. Its silence will be noticed, but
+    /// whoever asked need not wait for that.
+    fn send(&mut self, attempt: Attempt, frame: Frame) -> Option<u64> {
+        put(self.lines.get(&attempt), frame)
     }
+}
+
+fn put(line: Option<&mpsc::Sender<Frame>>, frame: Frame) -> Option<u64> {
+    let id = frame.id;
+    if line.is_some_and(|line| line.try_send(frame).is_ok()) {
+        return None;
+    }
+    tracing::debug!("the coordinator does not read");
+    Some(id)
 }
 
 /// All addresses of coordinators, best first, each once.
@@ -347,4 +358,21 @@ pub(super) async fn resolve(addresses: &[Address]) -> Vec<SocketAddr> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use kanpachi_common::wire::control::{ClientMessage, Nonce};
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_finds_no_room_is_known_by_its_number() {
+        let frame = |id| ClientMessage::Ping(Nonce(0)).frame(id);
+        let (line, mut taken) = mpsc::channel(1);
+        assert_eq!(put(Some(&line), frame(7)), None);
+        assert_eq!(put(Some(&line), frame(8)), Some(8));
+        assert_eq!(taken.try_recv().unwrap().id, 7);
+        assert_eq!(put(None, frame(9)), Some(9));
+    }
 }
