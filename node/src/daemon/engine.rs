@@ -28,6 +28,8 @@ use kanpachi_transport::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::backlog::Backlog;
+pub(super) use super::backlog::Event;
 use crate::{
     clock,
     dataplane::{
@@ -134,28 +136,6 @@ impl Traffic {
     }
 }
 
-/// What the core task should know.
-#[derive(Clone, Debug)]
-pub(super) enum Event {
-    /// A tunnel is up, at this address.
-    Up(NodeId, SocketAddr),
-    /// A tunnel that should be up is not.
-    Down(NodeId),
-    /// A peer holds these rosters.
-    Epochs {
-        peer: NodeId,
-        generation: u64,
-        epochs: Vec<(NetworkId, u64)>,
-    },
-    /// A peer sees our packets come from here.
-    Observed(NodeId, SocketAddr),
-    /// A reflector sees them come from `observed`.
-    Reflected {
-        reflector: SocketAddr,
-        observed: SocketAddr,
-    },
-}
-
 /// The handle of the thread.
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
@@ -217,7 +197,7 @@ pub(super) fn start<W: PacketWriter + 'static>(
         sessions: HashMap::new(),
         ended: BTreeMap::new(),
         timed: clock::now(),
-        backlog: Vec::new(),
+        backlog: Backlog::default(),
     };
     let ended = CancellationToken::new();
     let ending = ended.clone();
@@ -237,6 +217,11 @@ fn seed() -> std::io::Result<[u8; 32]> {
     Ok(seed)
 }
 
+/// Returns when the core task has room for an event, or has ended.
+async fn room(events: &mpsc::Sender<Event>) {
+    drop(events.reserve().await);
+}
+
 struct Engine<W> {
     parts: Parts<W>,
     events: mpsc::Sender<Event>,
@@ -253,8 +238,8 @@ struct Engine<W> {
     asker: Asker,
     /// When timers went off last.
     timed: Instant,
-    /// Events that the core task had no room for yet. Bounded by what one step of the tunnels can say.
-    backlog: Vec<Event>,
+    /// Events that the core task had no room for yet.
+    backlog: Backlog,
 }
 
 impl<W: PacketWriter + 'static> Engine<W> {
@@ -282,6 +267,7 @@ impl<W: PacketWriter + 'static> Engine<W> {
                 },
                 Some(waiting) = self.parts.inbox.waiting.recv() => self.handle_waiting(waiting),
                 () = clock::until(timeout) => self.handle_timeout(),
+                () = room(&self.events), if !self.backlog.is_empty() => {}
                 1.. = self.parts.inbox.strangers.recv_many(&mut strangers, STRANGERS) => {
                     for message in strangers.drain(..) {
                         self.handle_stranger(&message);
@@ -290,7 +276,7 @@ impl<W: PacketWriter + 'static> Engine<W> {
             }
             self.drain_relays();
             self.drain();
-            self.flush();
+            self.backlog.flush(&self.events);
         }
         self.close();
     }
@@ -634,15 +620,6 @@ impl<W: PacketWriter + 'static> Engine<W> {
                 }
             }
             _ => {}
-        }
-    }
-
-    fn flush(&mut self) {
-        for event in self.backlog.drain(..) {
-            // The core task is never waited for: it may be waiting for us. What it misses it asks for with the status.
-            if self.events.try_send(event).is_err() {
-                tracing::debug!("the core task is behind");
-            }
         }
     }
 

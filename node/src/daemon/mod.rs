@@ -3,6 +3,7 @@
 
 pub mod state;
 
+mod backlog;
 mod behaviour;
 mod complaints;
 mod control;
