@@ -229,3 +229,20 @@ fn a_packet_in_fragments_is_checked_when_it_is_whole() {
     pair.arrive(&nonsense);
     assert_eq!(pair.count("drop_fragment"), 1);
 }
+
+/// The engine is asked by all members: none of them has it for itself. Data has its own way.
+#[test]
+fn a_flood_of_control_messages_is_heard_in_part_and_data_goes_on() {
+    let mut pair = Pair::new();
+    for _ in 0..2000 {
+        let message = pair.seal_as(Kind::Control, &PACKET);
+        pair.arrive(&message);
+    }
+    // There is no engine here: what it was to have is counted as what it had no room for.
+    let (heard, not) = (pair.count("drop_engine"), pair.count("drop_flood"));
+    assert_eq!(heard + not, 2000);
+    assert!((500..1500).contains(&heard), "{heard}");
+    let packet = pair.seal();
+    pair.arrive(&packet);
+    assert_eq!(pair.counted(), [1, 0, 0]);
+}

@@ -41,8 +41,10 @@ use crate::{
 
 /// Commands waiting for the engine, at the most.
 const QUEUE: usize = 256;
-/// Messages of strangers handled in one go, between which nobody else gets a turn.
-const STRANGERS: usize = 32;
+/// So many commands are carried out in one turn, so many messages of peers are handled, and of everybody else.
+const COMMANDS: usize = 64;
+const PEERS: usize = 64;
+const OTHERS: usize = 32;
 /// How often timers go off at the most while this machine has no network.
 const WITHOUT_NETWORK: Duration = Duration::from_secs(5);
 /// Pings under way at once.
@@ -185,20 +187,7 @@ pub(super) fn start<W: PacketWriter + 'static>(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()?;
-    let engine = Engine {
-        asker: Asker::new(seed()?),
-        parts,
-        events,
-        relays: Relays::new(OrgId([0; 32]), seed()?),
-        streams: HashMap::new(),
-        parking: Parking::default(),
-        pings: HashMap::new(),
-        next_ping: 1,
-        sessions: HashMap::new(),
-        ended: BTreeMap::new(),
-        timed: clock::now(),
-        backlog: Backlog::default(),
-    };
+    let engine = Engine::new(parts, events)?;
     let ended = CancellationToken::new();
     let ending = ended.clone();
     let thread = std::thread::Builder::new()
@@ -243,42 +232,105 @@ struct Engine<W> {
 }
 
 impl<W: PacketWriter + 'static> Engine<W> {
+    fn new(parts: Parts<W>, events: mpsc::Sender<Event>) -> std::io::Result<Self> {
+        Ok(Self {
+            asker: Asker::new(seed()?),
+            parts,
+            events,
+            relays: Relays::new(OrgId([0; 32]), seed()?),
+            streams: HashMap::new(),
+            parking: Parking::default(),
+            pings: HashMap::new(),
+            next_ping: 1,
+            sessions: HashMap::new(),
+            ended: BTreeMap::new(),
+            timed: clock::now(),
+            backlog: Backlog::default(),
+        })
+    }
+
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
-        let mut strangers = Vec::with_capacity(STRANGERS);
-        loop {
-            let timeout = [
-                self.parts.tunnels.poll_timeout(),
-                self.parking.poll_timeout(),
-                self.relays.poll_timeout(),
-                self.asker.poll_timeout(),
-            ]
-            .into_iter()
-            .flatten()
-            .min();
-            let timeout = timeout.map(|at| at.max(self.earliest()));
-            // Peers come before strangers: a flood of handshakes does not make anybody wait who has a session.
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                Some(message) = self.parts.inbox.peers.recv() => self.handle_peer(message),
-                command = commands.recv() => match command {
-                    Some(command) => self.handle_command(command),
-                    None => break,
-                },
-                Some(waiting) = self.parts.inbox.waiting.recv() => self.handle_waiting(waiting),
-                () = clock::until(timeout) => self.handle_timeout(),
-                () = room(&self.events), if !self.backlog.is_empty() => {}
-                1.. = self.parts.inbox.strangers.recv_many(&mut strangers, STRANGERS) => {
-                    for message in strangers.drain(..) {
-                        self.handle_stranger(&message);
-                    }
-                }
-            }
-            self.drain_relays();
-            self.drain();
-            self.backlog.flush(&self.events);
-        }
+        while self.turn(&mut commands, &stop).await {}
         self.close();
+    }
+
+    /// Waits until there is something to do, and does so much of everything that there is. `false` at the end.
+    async fn turn(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let due = self.due();
+        // Who comes first here comes one message earlier; what everybody gets of a turn is below.
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return false,
+            command = commands.recv() => match command {
+                Some(command) => self.carry_out(command),
+                None => return false,
+            },
+            Some(message) = self.parts.inbox.peers.recv() => self.handle_peer(message),
+            Some(waiting) = self.parts.inbox.waiting.recv() => self.handle_waiting(waiting),
+            () = clock::until(due) => {}
+            Some(message) = self.parts.inbox.strangers.recv() => self.handle_stranger(&message),
+            () = room(&self.events), if !self.backlog.is_empty() => {}
+        }
+        self.share(commands);
+        if due.is_some_and(|at| at <= clock::now()) {
+            self.handle_timeout();
+        }
+        self.drain_relays();
+        self.drain();
+        self.backlog.flush(&self.events);
+        true
+    }
+
+    /// Takes a part of what waits: a flood of one kind makes the others wait for no more than its part. What this node
+    /// is told of its members comes first, and peers come before strangers.
+    fn share(&mut self, commands: &mut mpsc::Receiver<Command>) {
+        for _ in 0..COMMANDS {
+            let Ok(command) = commands.try_recv() else {
+                break;
+            };
+            self.carry_out(command);
+        }
+        for _ in 0..PEERS {
+            let Ok(message) = self.parts.inbox.peers.try_recv() else {
+                break;
+            };
+            self.handle_peer(message);
+        }
+        for _ in 0..OTHERS {
+            let Ok(waiting) = self.parts.inbox.waiting.try_recv() else {
+                break;
+            };
+            self.handle_waiting(waiting);
+        }
+        for _ in 0..OTHERS {
+            let Ok(message) = self.parts.inbox.strangers.try_recv() else {
+                break;
+            };
+            self.handle_stranger(&message);
+        }
+    }
+
+    /// The next command finds everything in the state that this one led to.
+    fn carry_out(&mut self, command: Command) {
+        self.handle_command(command);
+        self.drain_relays();
+        self.drain();
+    }
+
+    /// When timers go off next.
+    fn due(&self) -> Option<Instant> {
+        let timeouts = [
+            self.parts.tunnels.poll_timeout(),
+            self.parking.poll_timeout(),
+            self.relays.poll_timeout(),
+            self.asker.poll_timeout(),
+        ];
+        let next = timeouts.into_iter().flatten().min();
+        next.map(|at| at.max(self.earliest()))
     }
 
     /// Timers do not go off before this. A machine without a network has nobody to send to; its clocks go on, slowly, and
@@ -631,5 +683,73 @@ impl<W: PacketWriter + 'static> Engine<W> {
             self.parts.tunnels.disconnect(&peer, now);
         }
         self.drain();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[derive(Clone)]
+    struct NoAdapter;
+
+    impl PacketWriter for NoAdapter {
+        fn write(&self, _: &[u8]) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// An engine without peers, and a queue of theirs that is full.
+    fn flooded() -> Engine<NoAdapter> {
+        const FLOOD: usize = 1024;
+        let socket = SharedSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let now = clock::now();
+        let (dataplane, publisher, mut inbox) = Dataplane::new(socket.clone(), now, String::new());
+        let (peers, from_peers) = mpsc::channel(FLOOD);
+        for local_index in 0..FLOOD {
+            let local_index = u32::try_from(local_index).unwrap();
+            peers.try_send(FromPeer::Woken { local_index }).unwrap();
+        }
+        inbox.peers = from_peers;
+        let identity = tunnel::LocalIdentity {
+            node_id: NodeId([1; 32]),
+            org: OrgId([0; 32]),
+            tunnel_secret: [2; 32].into(),
+        };
+        let config = tunnel::Config::default();
+        let parts = Parts {
+            tunnels: Tunnels::new(identity, config, [3; 32], 1, now),
+            dataplane: Arc::new(dataplane),
+            publisher,
+            inbox,
+            socket,
+            local: watch::channel(Arc::from([])).1,
+        };
+        Engine::new(parts, mpsc::channel(1).0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_peers_keeps_neither_commands_nor_timers_waiting() {
+        let mut engine = flooded();
+        let (sender, mut commands) = mpsc::channel(QUEUE);
+        let stop = CancellationToken::new();
+        let (first, mut first_reply) = oneshot::channel();
+        let (second, mut second_reply) = oneshot::channel();
+        for reply in [first, second] {
+            sender.try_send(Command::Status(reply)).unwrap();
+        }
+        // Whatever timers there are are due.
+        let before = clock::now() - Duration::from_secs(60);
+        engine.timed = before;
+        let peer = NodeId([4; 32]);
+        let packet = Box::from([0]);
+        engine.parking.park(Waiting { peer, packet }, before);
+        assert!(engine.turn(&mut commands, &stop).await);
+        assert!(first_reply.try_recv().is_ok() && second_reply.try_recv().is_ok());
+        assert!(engine.timed > before, "timers went off");
+        let left = engine.parts.inbox.peers.len();
+        assert!((900..1024).contains(&left), "{left}");
     }
 }

@@ -34,6 +34,9 @@ const MESSAGES: usize = 2048;
 /// Data that has waited for longer is worth less than what comes behind it.
 const STALE: Duration = Duration::from_millis(200);
 const CHUNK: usize = 32 * 1024;
+/// What a relay says is heard this often, and so much at once: a channel to each of some thousand peers.
+const HEARD_EVERY: Duration = Duration::from_millis(5);
+const HEARD_AT_ONCE: u32 = 4096;
 
 /// What a stream to a relay needs.
 pub(super) struct Link {
@@ -89,6 +92,7 @@ impl Link {
 
     async fn read(&mut self, mut stream: ReadHalf<Stream>) -> io::Result<()> {
         let mut frames = FrameReader::new(relay::MAX);
+        let mut pace = Pace::new(Instant::now());
         let mut chunk = vec![0; CHUNK];
         loop {
             while let Some(mut frame) = frames.next_frame().map_err(io::Error::other)? {
@@ -98,6 +102,8 @@ impl Link {
                     continue;
                 }
                 let message = RelayMessage::from_frame(&frame).map_err(io::Error::other)?;
+                // The stream waits with it: a relay that floods this node is slow, for its own part only.
+                tokio::time::sleep(pace.wait(Instant::now())).await;
                 let said = FromRelay::Said(Box::new(message));
                 self.engine
                     .send(Command::RelayStream(self.relay, said))
@@ -108,6 +114,25 @@ impl Link {
                 n => frames.extend(chunk.get(..n).unwrap_or_default()),
             }
         }
+    }
+}
+
+/// How fast a relay is listened to.
+struct Pace {
+    /// What it said is paid for until then.
+    paid: Instant,
+}
+
+impl Pace {
+    const fn new(now: Instant) -> Self {
+        Self { paid: now }
+    }
+
+    /// Counts a message; how long it has to wait.
+    fn wait(&mut self, now: Instant) -> Duration {
+        self.paid = self.paid.max(now) + HEARD_EVERY;
+        let ahead = self.paid.saturating_duration_since(now);
+        ahead.saturating_sub(HEARD_EVERY * HEARD_AT_ONCE)
     }
 }
 
@@ -135,5 +160,24 @@ async fn write(
         if messages.is_empty() && datagrams.is_empty() {
             stream.flush().await?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_is_heard_at_once_until_it_floods() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        for n in 0..HEARD_AT_ONCE {
+            assert_eq!(pace.wait(now), Duration::ZERO, "{n}");
+        }
+        let start = now;
+        for _ in 0..1000 {
+            now += pace.wait(now);
+        }
+        assert_eq!(now - start, HEARD_EVERY * 1000);
     }
 }

@@ -54,7 +54,7 @@ counters! {
     drop_fragment,
     /// Packets that the adapter did not take, or that came before there was one.
     drop_adapter,
-    /// Handshakes without a cookie from a source that brought too many of them.
+    /// Handshakes without a cookie from a source that brought too many of them, and control messages of such a peer.
     drop_flood,
     /// Control messages and handshakes that the engine had no room for.
     drop_engine,

@@ -146,6 +146,10 @@ impl<W: PacketWriter> Inbound<W> {
             .record_rx(opened.kind, datagram.len(), now_ms);
         let payload = &mut datagram[opened.payload.clone()];
         if opened.kind == Kind::Control {
+            if !receiving.peer.may_say(now_ms) {
+                counters.drop_flood.one();
+                return;
+            }
             let message = FromPeer::Control {
                 local_index: receiver,
                 from,

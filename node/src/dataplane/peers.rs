@@ -58,7 +58,14 @@ pub struct Peer {
     sending: ArcSwapOption<Sending>,
     /// Of the next packet that is cut.
     fragment_id: AtomicU32,
+    /// Its control messages are paid for until then, in milliseconds.
+    paid_ms: AtomicU64,
 }
+
+/// What one control message costs in milliseconds, and how far a peer may be ahead: 250 a second, 500 at once. A birthday punch
+/// brings 256 at once, and everything else together a few dozen a second.
+const CONTROL_MS: u64 = 4;
+const CONTROL_AHEAD_MS: u64 = 500 * CONTROL_MS;
 
 impl Peer {
     pub(super) fn new(node_id: NodeId) -> Self {
@@ -66,6 +73,7 @@ impl Peer {
             node_id,
             sending: ArcSwapOption::empty(),
             fragment_id: AtomicU32::new(0),
+            paid_ms: AtomicU64::new(0),
         }
     }
 
@@ -82,6 +90,15 @@ impl Peer {
     /// Sets how to send; returns how it was before.
     pub(super) fn set_sending(&self, sending: Option<Sending>) -> Option<Arc<Sending>> {
         self.sending.swap(sending.map(Arc::new))
+    }
+
+    /// Whether the engine is to have another control message of this peer: whoever floods it is heard no more than others.
+    pub(super) fn may_say(&self, now_ms: u64) -> bool {
+        let paid = |paid: u64| {
+            let paid = paid.max(now_ms).saturating_add(CONTROL_MS);
+            (paid <= now_ms.saturating_add(CONTROL_AHEAD_MS)).then_some(paid)
+        };
+        self.paid_ms.fetch_update(Relaxed, Relaxed, paid).is_ok()
     }
 
     /// A number for the pieces of one packet.
