@@ -1,6 +1,6 @@
 //! The streams between members: one question, its answer, and no more. Knows nothing of what they mean.
 
-use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, time::Duration};
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use kanpachi_common::{
@@ -13,15 +13,18 @@ use kanpachi_common::{
 use kanpachi_transport::{node_id, peer_id};
 use libp2p::{Stream, StreamProtocol};
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::timeout,
 };
 
-use super::swarm::Event;
+use super::{behaviour::Members, swarm::Event};
 
-/// Questions of others that are answered at once, and of one of them.
+/// Questions of others that are answered at once, of them those of nodes that are no members as far as this one knows, and
+/// those of one node. A name costs a stranger nothing; a newcomer who brings
+/// its proof is one for the moment.
 const MAX_ASKED: usize = 32;
+const MAX_ASKED_BY_STRANGERS: usize = 8;
 const MAX_ASKED_BY_ONE: usize = 2;
 /// A member is reached within this, or is not there.
 const OPEN: Duration = Duration::from_secs(5);
@@ -34,22 +37,28 @@ const MAX_ANSWER: usize = 32 * 1024 * 1024;
 const CHUNK: usize = 16 * 1024;
 
 /// Answers others until the swarm is gone.
-pub(super) async fn serve(mut control: libp2p_stream::Control, events: mpsc::Sender<Event>) {
+pub(super) async fn serve(
+    mut control: libp2p_stream::Control,
+    events: mpsc::Sender<Event>,
+    members: Members,
+) {
     let Ok(mut incoming) = control.accept(StreamProtocol::new(PROTOCOL)) else {
         tracing::error!("the members' protocol is registered twice");
         return;
     };
-    let slots = Arc::new(Semaphore::new(MAX_ASKED));
+    let mut slots = Slots::default();
     let mut conversations = JoinSet::new();
-    let mut busy: HashMap<NodeId, usize> = HashMap::new();
+    let mut asking = HashMap::new();
     loop {
         let (peer, stream) = tokio::select! {
-            ended = conversations.join_next(), if !conversations.is_empty() => {
-                if let Some(Ok(node)) = ended
-                    && let Some(count) = busy.get_mut(&node)
-                {
-                    *count -= 1;
-                    busy.retain(|_, count| *count > 0);
+            ended = conversations.join_next_with_id(), if !conversations.is_empty() => {
+                let id = match &ended {
+                    Some(Ok((id, ()))) => Some(*id),
+                    Some(Err(error)) => Some(error.id()),
+                    None => None,
+                };
+                if let Some(node) = id.and_then(|id| asking.remove(&id)) {
+                    slots.give_back(&node);
                 }
                 continue;
             }
@@ -59,26 +68,53 @@ pub(super) async fn serve(mut control: libp2p_stream::Control, events: mpsc::Sen
             }
         };
         let Some(node) = node_id(&peer) else { continue };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+        if !slots.take(node, members.load().contains(&peer)) {
             tracing::debug!(%node, "too many questions at once");
             continue;
-        };
-        let count = busy.entry(node).or_default();
-        if *count >= MAX_ASKED_BY_ONE {
-            tracing::debug!(%node, "too many questions of one");
-            continue;
         }
-        *count += 1;
         let events = events.clone();
-        conversations.spawn(async move {
-            let _slot = slot;
+        let conversation = conversations.spawn(async move {
             match timeout(LIMIT, answer(node, stream, &events)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%node, %error, "a question"),
                 Err(_) => tracing::debug!(%node, "a question took too long"),
             }
-            node
         });
+        asking.insert(conversation.id(), node);
+    }
+}
+
+/// Who is being answered.
+#[derive(Debug, Default)]
+struct Slots {
+    /// How many questions of each node, and whether it was a member when it asked the first of them.
+    busy: HashMap<NodeId, (usize, bool)>,
+}
+
+impl Slots {
+    /// Whether another question of this node is answered; if so, until it is given back.
+    fn take(&mut self, node: NodeId, member: bool) -> bool {
+        let count = |of: fn(bool) -> bool| -> usize {
+            let busy = self.busy.values().filter(|(_, member)| of(*member));
+            busy.map(|(count, _)| count).sum()
+        };
+        let room = count(|_| true) < MAX_ASKED
+            && (member || count(|member| !member) < MAX_ASKED_BY_STRANGERS);
+        let (count, _) = self.busy.get(&node).copied().unwrap_or((0, member));
+        if !room || count >= MAX_ASKED_BY_ONE {
+            return false;
+        }
+        self.busy.entry(node).or_insert((0, member)).0 += 1;
+        true
+    }
+
+    fn give_back(&mut self, node: &NodeId) {
+        if let Some((count, _)) = self.busy.get_mut(node) {
+            *count -= 1;
+            if *count == 0 {
+                self.busy.remove(node);
+            }
+        }
     }
 }
 
@@ -178,5 +214,38 @@ impl Reader {
             }
             self.frames.extend(chunk.get(..read).unwrap_or_default());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(n: u8) -> NodeId {
+        NodeId([n; 32])
+    }
+
+    #[test]
+    fn strangers_leave_the_most_places_to_members() {
+        let mut slots = Slots::default();
+        let strangers = (0..100).filter(|n| slots.take(node(*n), false));
+        assert_eq!(strangers.count(), MAX_ASKED_BY_STRANGERS);
+        let members = (100..200).filter(|n| slots.take(node(*n), true));
+        assert_eq!(members.count(), MAX_ASKED - MAX_ASKED_BY_STRANGERS);
+        // One goes, and the place is for whoever comes.
+        slots.give_back(&node(0));
+        assert!(slots.take(node(200), true) && !slots.take(node(201), true));
+    }
+
+    #[test]
+    fn nobody_has_more_than_two_places() {
+        let mut slots = Slots::default();
+        for _ in 0..2 {
+            assert!(slots.take(node(1), true) && slots.take(node(1), true));
+            assert!(!slots.take(node(1), true));
+            slots.give_back(&node(1));
+            slots.give_back(&node(1));
+        }
+        assert!(slots.busy.is_empty());
     }
 }

@@ -250,6 +250,7 @@ mod tests {
     use super::*;
     use crate::dataplane::Dataplane;
 
+    #[derive(Clone)]
     struct NoAdapter;
 
     impl PacketWriter for NoAdapter {

@@ -199,7 +199,8 @@ pub(super) fn start(
     }
     let (commands, command_rx) = mpsc::channel(QUEUE);
     let (events, event_rx) = mpsc::channel(QUEUE);
-    tokio::spawn(member_io::serve(control.clone(), events.clone()));
+    let serving = member_io::serve(control.clone(), events.clone(), Arc::clone(&allowed));
+    tokio::spawn(serving);
     if let Some(relaying) = &setup.relaying {
         relaying.serve(control.clone());
     }
