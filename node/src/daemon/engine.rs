@@ -145,6 +145,13 @@ pub(super) struct Handle {
 }
 
 impl Handle {
+    /// Of an engine that is a channel.
+    #[cfg(test)]
+    pub(super) fn deaf() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(QUEUE);
+        (Self { commands }, receiver)
+    }
+
     /// Tells the engine something. Waits when it is behind.
     pub(super) async fn send(&self, command: Command) {
         // The engine ends with the daemon; what is said after that has no addressee.

@@ -1,4 +1,7 @@
-//! For unit tests of the core: a signed organisation with networks, without a coordinator.
+//! For unit tests of the core: a signed organisation with networks, without a coordinator, and a core without an engine,
+//! a swarm and an adapter.
+
+use std::sync::Arc;
 
 use kanpachi_common::{
     Hash, MacAddr, MemberId, NetworkId, NodeId, OrgId, SecretKey, Signed, TunnelKey, UnixTime,
@@ -8,6 +11,18 @@ use kanpachi_common::{
     roster::{Caps, Entry, Head, NetworkType, Private, Public, Roster, Settings, VerifiedRoster},
 };
 use kanpachi_proto::roster::{Rosters, Stored};
+use kanpachi_transport::SharedSocket;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Core, NativeWriter, Parts, engine};
+use crate::{
+    cli::steps::{Progress, Report},
+    clock,
+    daemon::{overlay::Overlay, state},
+    dataplane::Dataplane,
+};
 
 /// Names and what they may do, in the order of their numbers from 1.
 pub(super) const MEMBERS: [(&str, Caps); 4] = [
@@ -126,5 +141,77 @@ impl Org {
             ..Stored::default()
         };
         Rosters::load(self.id(), Self::node(me), stored).unwrap()
+    }
+}
+
+/// Hears steps begin.
+#[derive(Debug)]
+struct Steps(mpsc::UnboundedSender<String>);
+
+impl Progress for Steps {
+    fn report(&self, report: &Report<'_>) {
+        if let Report::Begin(what) = report {
+            let _ = self.0.send((*what).to_owned());
+        }
+    }
+}
+
+/// A core that is member number 1, what it tells the engine, the steps that it begins, and its state directory.
+pub(super) struct Alone {
+    pub(super) core: Core,
+    pub(super) commands: mpsc::Receiver<engine::Command>,
+    pub(super) steps: mpsc::UnboundedReceiver<String>,
+    dir: TempDir,
+}
+
+impl Alone {
+    /// In one network of all [`MEMBERS`], with nobody to reach.
+    pub(super) async fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let state = state::StateDir::open(dir.path()).unwrap();
+        let (mut keys, _) = state::Keys::load(&state).unwrap();
+        keys.identity = SecretKey::from_seed(&[1; 32]);
+        let db = state::Database::open(&state).unwrap();
+        let socket = SharedSocket::bind_port(0).unwrap();
+        let (dataplane, ..) =
+            Dataplane::<NativeWriter>::new(socket.clone(), clock::now(), String::new());
+        let (engine, commands) = engine::Handle::deaf();
+        let (begun, steps) = mpsc::unbounded_channel();
+        let parts = Parts {
+            dir: state,
+            keys,
+            db,
+            boot: 1,
+            name: "lamp".to_owned(),
+            // No system makes an adapter of this name.
+            interface: "no/adapter".to_owned(),
+            socket,
+            tcp_port: 0,
+            overlay: Overlay::default(),
+            engine,
+            dataplane: Arc::new(dataplane),
+            progress: Arc::new(Steps(begun)),
+            stop: CancellationToken::new(),
+            own_coordinator: vec![],
+            own_relay: None,
+            no_mdns: true,
+            port_mapper: None,
+            relay_via: None,
+            relaying: None,
+            proxy: None,
+        };
+        let mut core = Core::start(parts).await.unwrap();
+        core.state.resting = Some(Org::new().rosters(1, &[("lan", &MEMBERS)]));
+        Self {
+            core,
+            commands,
+            steps,
+            dir,
+        }
+    }
+
+    /// Its database, for damage.
+    pub(super) fn database(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.dir.path().join("node.db")).unwrap()
     }
 }

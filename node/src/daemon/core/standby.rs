@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Core, engine, refusals::logged_out};
+use kanpachi_proto::spread::Spread;
+
+use super::{Core, State, engine, refusals::logged_out};
 use crate::{
     dataplane::OutboundThread,
     ipc::{api::SessionReply, error::ApiError},
@@ -11,6 +13,19 @@ use crate::{
 
 /// The session with the organisation is given this long to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+impl State {
+    /// Nobody is there any more: what was under way with others never ends, and has to begin anew.
+    fn forget_company(&mut self) {
+        self.peers.clear();
+        self.online.clear();
+        self.up.clear();
+        self.spread = Spread::default();
+        self.records = None;
+        self.standing = None;
+        self.offered = None;
+    }
+}
 
 impl Core {
     /// Takes up what is on disk, whether there is anything or not.
@@ -76,12 +91,7 @@ impl Core {
             let _ = tokio::time::timeout(GOODBYE, session.running).await;
             self.state.resting = Some(session.rosters);
         }
-        self.state.peers.clear();
-        self.state.online.clear();
-        self.state.up.clear();
-        self.state.records = None;
-        self.state.standing = None;
-        self.state.offered = None;
+        self.state.forget_company();
         self.state.last_error = None;
         self.state.coordinator_since = Some(jiff::Timestamp::now());
         self.take_adapter_down().await;
@@ -98,5 +108,32 @@ impl Core {
                 tracing::debug!(%error, "the adapter");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Instant};
+
+    use super::{
+        super::fixture::{MEMBERS, Org},
+        *,
+    };
+
+    #[test]
+    fn a_member_that_was_being_asked_is_asked_after_the_next_login() {
+        let (rosters, now) = (Org::new().rosters(1, &[("lan", &MEMBERS)]), Instant::now());
+        let (peer, mut state) = (Org::node(2), State::default());
+        let asked = |state: &mut State, now| {
+            state.spread.set_peers(&BTreeSet::from([peer]));
+            state.spread.handle_up(&peer, now);
+            state
+                .spread
+                .poll_ask(&rosters, now + Duration::from_secs(60))
+        };
+        assert_eq!(asked(&mut state, now), Some(peer));
+        state.forget_company();
+        assert!(!state.spread.is_live(&peer));
+        assert_eq!(asked(&mut state, now), Some(peer));
     }
 }
