@@ -228,6 +228,10 @@ struct State {
     clock_warned: bool,
     /// News could not be written. The coordinator takes them for delivered, so they have to be asked for again.
     unsaved: bool,
+    /// Why that was, of whatever was the last.
+    not_stored: Option<ApiError>,
+    /// No coordinator answers, and that has been told.
+    lost: bool,
     /// What the coordinator's clock said at the last login, or this machine's at the start, and when. What the
     /// machine's clock shows later is not asked: a jump within the life of a process is not believed.
     clock: Option<(Instant, UnixTime)>,

@@ -127,6 +127,14 @@ pub(super) fn not_joined() -> ApiError {
         .hint("join one: kanpachi join INVITE; or host one: kanpachi host")
 }
 
+pub(super) fn not_suspended() -> ApiError {
+    ApiError::refused(
+        code::REFUSED,
+        "no coordinator answers, and the members would not obey this machine's word alone",
+    )
+    .hint("try again when a coordinator answers: kanpachi status")
+}
+
 pub(super) fn nonsense() -> ApiError {
     ApiError::failed(
         code::FAILED,

@@ -22,6 +22,7 @@ impl Core {
         if let Err(error) = self.db.save(&update) {
             tracing::error!(%error, "news of the organisation were not stored and do not count");
             self.state.unsaved = true;
+            self.state.not_stored = Some(error);
             return false;
         }
         if let Some(rosters) = self.rosters_mut() {

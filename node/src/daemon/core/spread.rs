@@ -13,7 +13,11 @@ use kanpachi_common::{
 };
 use kanpachi_proto::{roster::Refusal, spread};
 
-use super::{Core, engine, refusals::not_joined, swarm};
+use super::{
+    Core, engine,
+    refusals::{not_joined, not_suspended},
+    swarm,
+};
 use crate::{clock, ipc::error::ApiError};
 
 /// A member's question that shows this node to be behind is answered first; then it is asked back.
@@ -199,10 +203,35 @@ impl Core {
             epoch,
         };
         let signed = Signed::sign(&suspend, &self.keys.identity);
+        self.state.not_stored = None;
         self.take_suspend(&signed);
+        let rosters = self.rosters();
+        if rosters.is_none_or(|r| r.suspension(&network, &member).is_none()) {
+            // What is not on disk does not count, and nobody may be told that it does.
+            return Err(self.state.not_stored.take().unwrap_or_else(not_suspended));
+        }
         // Whoever is reachable hears it from the owner, not only by rumour.
         self.state.spread.handle_changed(clock::now());
         self.members_changed().await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Alone, Org};
+
+    #[tokio::test]
+    async fn an_eviction_that_the_disk_did_not_take_is_not_acknowledged() {
+        let mut alone = Alone::new().await;
+        let (network, member) = (Org::network("lan"), super::MemberId([2; 32]));
+        let full = "CREATE TRIGGER full BEFORE INSERT ON suspends BEGIN SELECT RAISE(FAIL, 'no room'); END";
+        alone.database().execute_batch(full).unwrap();
+        let error = alone.core.suspend(network, member).await.unwrap_err();
+        assert!(error.message.contains("no room"), "{}", error.message);
+        alone.database().execute_batch("DROP TRIGGER full").unwrap();
+        alone.core.suspend(network, member).await.unwrap();
+        let rosters = alone.core.rosters().unwrap();
+        assert!(rosters.suspension(&network, &member).is_some());
     }
 }
