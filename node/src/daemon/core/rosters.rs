@@ -184,20 +184,39 @@ impl Core {
         Ok(())
     }
 
-    /// Somebody took the adapter away under us: make it anew.
+    /// Somebody took the adapter away under us: make it anew, and try again while that does not work.
     pub(super) async fn mind_adapter(&mut self) {
-        if !self
-            .state
-            .outbound
-            .as_ref()
-            .is_some_and(OutboundThread::is_finished)
-        {
+        let outbound = self.state.outbound.as_ref();
+        if outbound.is_some_and(OutboundThread::is_finished) {
+            tracing::error!(interface = %self.interface, "the adapter is gone; making it anew");
+            self.take_adapter_down().await;
+        }
+        if self.state.logged_out || self.state.adapter.is_some() {
             return;
         }
-        tracing::error!(interface = %self.interface, "the adapter is gone; making it anew");
-        self.take_adapter_down().await;
         if let Err(error) = self.bring_adapter_up().await {
             tracing::error!(%error, "no adapter");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Alone;
+
+    #[tokio::test]
+    async fn an_adapter_that_could_not_be_made_is_tried_again_until_the_logout() {
+        let mut alone = Alone::new().await;
+        let tries = |alone: &mut Alone| std::iter::from_fn(|| alone.steps.try_recv().ok()).count();
+        alone.core.mind_adapter().await;
+        assert_eq!(tries(&mut alone), 0, "there is no address yet");
+        alone.core.state.ipv4 = Some(None);
+        for _ in 0..3 {
+            alone.core.mind_adapter().await;
+            assert_eq!(tries(&mut alone), 1);
+        }
+        alone.core.state.logged_out = true;
+        alone.core.mind_adapter().await;
+        assert_eq!(tries(&mut alone), 0);
     }
 }
