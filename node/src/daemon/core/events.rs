@@ -175,15 +175,16 @@ impl Core {
             Login::Unreachable(trouble) => {
                 // Without its word everybody may be there.
                 self.state.wants_changed = true;
-                if self.state.last_error.is_none() {
+                let first = !std::mem::replace(&mut self.state.lost, true);
+                if first {
                     tracing::warn!("no coordinator; tunnels go on");
                     tracing::debug!(%trouble, "the last one that was tried");
                     self.state.coordinator_since = Some(jiff::Timestamp::now());
                 }
-                let lost = self.state.last_error.replace(trouble.to_string()).is_none();
+                self.state.last_error = Some(trouble.to_string());
                 self.fail_pending().await;
                 self.join_trouble(&trouble);
-                if lost {
+                if first {
                     self.connect_all().await;
                 }
             }
@@ -199,7 +200,7 @@ impl Core {
         if let Err(error) = self.check_clock(welcomed.time) {
             return self.finish_join(Err(error));
         }
-        self.state.last_error = None;
+        (self.state.lost, self.state.last_error) = (false, None);
         self.state.last_address = Some(welcomed.address.to_string());
         self.state.coordinator_since = Some(jiff::Timestamp::now());
         // What the coordinator said of presence belongs to the session that ended.
@@ -408,5 +409,39 @@ impl Core {
             self.progress.warn(format_args!("{words}; {hint}"));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kanpachi_common::org::Address;
+    use kanpachi_proto::login::Trouble;
+
+    use super::{
+        super::fixture::{Alone, Org},
+        *,
+    };
+
+    #[tokio::test]
+    async fn a_coordinator_that_did_not_know_this_machine_is_missed_like_any_other() {
+        let mut alone = Alone::new().await;
+        let (core, peer) = (&mut alone.core, Org::node(2));
+        core.state.peers = core.rosters().unwrap().peers(UnixTime(1500));
+        let at = plain(([192, 0, 2, 7], 1).into());
+        core.state
+            .book
+            .note(peer, Origin::Disk, [at], UnixTime(1400));
+        core.state.last_error = Some("the coordinator does not know this machine".into());
+        core.state.coordinator_since = None;
+        let trouble = Trouble::Silent(Address::new("192.0.2.1", 1));
+        for first in [true, false] {
+            core.handle_login(Login::Unreachable(trouble.clone())).await;
+            let since = core.state.coordinator_since.take();
+            let mut told = std::iter::from_fn(|| alone.commands.try_recv().ok());
+            let tried = told.any(|c| matches!(c, engine::Command::Connect(node) if node == peer));
+            assert_eq!((since.is_some(), tried), (first, first));
+        }
+        let said = core.state.last_error.as_deref();
+        assert_eq!(said, Some("192.0.2.1:1 stopped answering"));
     }
 }

@@ -99,6 +99,7 @@ impl Core {
         });
         self.state.swarm_events = Some(events);
         self.state.coordinator_since = Some(jiff::Timestamp::now());
+        self.state.lost = false;
         self.cut_off_if_drilling().await;
         self.own_changed();
         Ok(())
