@@ -5,6 +5,7 @@ use std::{
     io::{self, Read as _},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -365,6 +366,9 @@ fn become_daemon(threads: Threads, start: impl FnOnce() -> Running) -> Result<()
     run_on(builder, async { start().await })?.map_err(|error| ApiError::of(&error))
 }
 
+/// What still runs when a command is done is given this long.
+const LEFTOVERS: Duration = Duration::from_secs(1);
+
 /// Threads for the tasks of a daemon; packets have their own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Threads {
@@ -387,7 +391,10 @@ fn run_on<T>(
         .enable_all()
         .build()
         .map_err(|error| ApiError::failed(code::FAILED, format_args!("cannot start: {error}")))?;
-    Ok(runtime.block_on(future))
+    let outcome = runtime.block_on(future);
+    // A name that is still being looked up is of no use any more, and with a dead DNS that takes half a minute.
+    runtime.shutdown_timeout(LEFTOVERS);
+    Ok(outcome)
 }
 
 fn not_built(what: &str) -> ApiError {
@@ -428,8 +435,29 @@ fn read_bounded(input: impl io::Read) -> Result<Zeroizing<String>, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
     use crate::ipc::ExitCode;
+
+    #[test]
+    fn an_end_waits_for_no_name_that_is_being_looked_up() {
+        let (answer, looking_up) = mpsc::channel::<()>();
+        let (ended, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            let done = block_on(async move {
+                let (begun, begin) = tokio::sync::oneshot::channel();
+                tokio::task::spawn_blocking(move || {
+                    let _ = begun.send(());
+                    let _ = looking_up.recv();
+                });
+                begin.await.is_ok()
+            });
+            let _ = ended.send(done.is_ok_and(|begun| begun));
+        });
+        assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok(true));
+        drop(answer);
+    }
 
     #[test]
     fn standard_input_is_bounded_and_must_be_text() {
