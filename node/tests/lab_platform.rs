@@ -440,6 +440,7 @@ fn lab_own_addresses_are_listed_and_watched() {
 
         let mut watch = Linux.watch_addresses(exclude).await.unwrap();
         assert_eq!(&**watch.receiver.borrow_and_update(), &listed[..]);
+        assert!(*watch.network.borrow());
         for (change, count) in [
             ("addr add 2001:db8::1/64 dev house0 nodad", 2),
             ("addr add 198.19.9.9/32 dev house0", 2),
@@ -452,6 +453,17 @@ fn lab_own_addresses_are_listed_and_watched() {
                 .await
                 .unwrap_or_else(|_| panic!("not seen: {change}"))
                 .unwrap();
+        }
+        // An address on the loopback interface is none to be reached at, but whoever has it has a network.
+        assert!(!*watch.network.borrow());
+        for (change, network) in [("add", true), ("del", false)] {
+            ip(&format!("addr {change} 192.0.2.7/32 dev lo"));
+            let seen = watch.network.wait_for(|seen| *seen == network);
+            tokio::time::timeout(DEADLINE, seen)
+                .await
+                .unwrap_or_else(|_| panic!("not seen: {change}"))
+                .unwrap();
+            assert!(watch.receiver.borrow().is_empty());
         }
         drop(adapter);
     });

@@ -174,6 +174,8 @@ pub(super) struct Parts<W> {
     pub(super) inbox: Inbox,
     pub(super) socket: SharedSocket,
     pub(super) local: watch::Receiver<Arc<[LocalAddress]>>,
+    /// Whether this machine has a network. `None` where nobody can tell: that is not the same as none.
+    pub(super) network: Option<watch::Receiver<bool>>,
 }
 
 /// The thread.
@@ -343,12 +345,11 @@ impl<W: PacketWriter + 'static> Engine<W> {
     /// Timers do not go off before this. A machine without a network has nobody to send to; its clocks go on, slowly, and
     /// [`Command::NetworkChanged`] comes when there is one again.
     fn earliest(&self) -> Instant {
-        let pause = if self.parts.local.borrow().is_empty() {
-            WITHOUT_NETWORK
-        } else {
-            Duration::ZERO
-        };
-        self.timed + pause
+        let network = self.parts.network.as_ref();
+        if network.is_none_or(|network| *network.borrow()) {
+            return self.timed;
+        }
+        self.timed + WITHOUT_NETWORK
     }
 
     fn handle_command(&mut self, command: Command) {
@@ -733,6 +734,7 @@ mod tests {
             inbox,
             socket,
             local: watch::channel(Arc::from([])).1,
+            network: None,
         };
         Engine::new(parts, mpsc::channel(1).0).unwrap()
     }
@@ -758,5 +760,16 @@ mod tests {
         assert!(engine.timed > before, "timers went off");
         let left = engine.parts.inbox.peers.len();
         assert!((900..1024).contains(&left), "{left}");
+    }
+
+    #[tokio::test]
+    async fn timers_rest_where_there_is_no_network_and_not_where_nobody_can_tell() {
+        let mut engine = flooded();
+        let now = engine.timed;
+        for (network, rests) in [(None, false), (Some(true), false), (Some(false), true)] {
+            engine.parts.network = network.map(|network| watch::channel(network).1);
+            let rest = engine.earliest().saturating_duration_since(now);
+            assert_eq!(rest == WITHOUT_NETWORK, rests, "{network:?}: {rest:?}");
+        }
     }
 }

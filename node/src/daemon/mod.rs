@@ -273,6 +273,7 @@ impl Ground {
             inbox,
             socket: socket.clone(),
             local: local.receiver.clone(),
+            network: local.network.clone(),
         };
         let (engine, engine_events, tunnels) =
             engine::start(parts, stop.child_token()).context("cannot start the tunnels")?;
@@ -383,12 +384,14 @@ async fn watch_addresses(interface: &str) -> Watch {
     match NATIVE.watch_addresses(exclude).await {
         Ok(watch) => Watch {
             receiver: watch.receiver.clone(),
+            network: Some(watch.network.clone()),
             _keep: Some(watch),
         },
         Err(error) => {
             tracing::warn!(%error, "cannot watch the addresses of this machine");
             Watch {
                 receiver: tokio::sync::watch::channel(Arc::from([])).1,
+                network: None,
                 _keep: None,
             }
         }
@@ -397,6 +400,8 @@ async fn watch_addresses(interface: &str) -> Watch {
 
 struct Watch {
     receiver: tokio::sync::watch::Receiver<Arc<[crate::platform::LocalAddress]>>,
+    /// Whether there is any network, if that is known.
+    network: Option<tokio::sync::watch::Receiver<bool>>,
     _keep: Option<AddressWatch>,
 }
 

@@ -213,6 +213,9 @@ pub fn is_on_link(local: &[LocalAddress], remote: IpAddr) -> bool {
 pub struct AddressWatch {
     /// Holds the newest list; changes only when the list did.
     pub receiver: watch::Receiver<Arc<[LocalAddress]>>,
+    /// Does this machine have any network? One whose only address is on the loopback interface has, as some servers do, though
+    /// such an address is not in the list: often others have it, too.
+    pub network: watch::Receiver<bool>,
     task: JoinHandle<()>,
 }
 

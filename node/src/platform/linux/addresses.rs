@@ -1,6 +1,6 @@
 //! The machine's own addresses: candidates for the tunnels' paths, and what counts as the same LAN.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,16 +36,29 @@ pub(super) async fn list(
     netlink: &Netlink,
     exclude: &Exclude,
 ) -> Result<Vec<LocalAddress>, PlatformError> {
-    let up: HashMap<u32, String> = netlink.links().await?.iter().filter_map(running).collect();
+    look(netlink, exclude).await.map(|(list, _)| list)
+}
+
+/// The list, and whether there is any network.
+async fn look(
+    netlink: &Netlink,
+    exclude: &Exclude,
+) -> Result<(Vec<LocalAddress>, bool), PlatformError> {
+    let links = netlink.links().await?;
+    let up: HashMap<u32, String> = links.iter().filter_map(running).collect();
+    let loopback = links.iter().filter(|link| is_loopback(link));
+    let loopback: HashSet<u32> = loopback.map(|link| link.header.index).collect();
     let mut found: Vec<LocalAddress> = netlink
         .addresses()
         .await?
         .iter()
         .filter_map(|message| usable(message, &up, exclude))
         .collect();
+    let network = !found.is_empty();
+    found.retain(|address| !loopback.contains(&address.index));
     found.sort();
     found.dedup();
-    Ok(found)
+    Ok((found, network))
 }
 
 /// Lists once and keeps the list current in a task of its own.
@@ -55,13 +68,18 @@ pub(super) async fn watch(exclude: Exclude) -> Result<AddressWatch, PlatformErro
         .map_err(|source| system("listen for address changes", source))?;
     let connection = tokio::spawn(connection);
     let netlink = Netlink::open()?;
-    let first: Arc<[LocalAddress]> = list(&netlink, &exclude).await?.into();
-    let (sender, receiver) = watch::channel(first);
+    let (first, any) = look(&netlink, &exclude).await?;
+    let (list, receiver) = watch::channel(Arc::from(first));
+    let (any, network) = watch::channel(any);
     let task = tokio::spawn(async move {
         let _connection = AbortOnDrop(connection);
-        keep_current(&netlink, &exclude, events.map(|_event| ()), &sender).await;
+        keep_current(&netlink, &exclude, events.map(|_event| ()), &list, &any).await;
     });
-    Ok(AddressWatch { receiver, task })
+    Ok(AddressWatch {
+        receiver,
+        network,
+        task,
+    })
 }
 
 async fn keep_current(
@@ -69,6 +87,7 @@ async fn keep_current(
     exclude: &Exclude,
     events: impl futures::Stream<Item = ()>,
     sender: &watch::Sender<Arc<[LocalAddress]>>,
+    network: &watch::Sender<bool>,
 ) {
     let mut events = std::pin::pin!(events.fuse());
     loop {
@@ -81,8 +100,9 @@ async fn keep_current(
             }
             () = tokio::time::sleep(REFRESH) => {}
         }
-        match list(netlink, exclude).await {
-            Ok(now) => {
+        match look(netlink, exclude).await {
+            Ok((now, any)) => {
+                network.send_replace(any);
                 sender.send_if_modified(|held| {
                     let changed = **held != *now;
                     if changed {
@@ -100,10 +120,14 @@ async fn keep_current(
     }
 }
 
-/// Index and name of an interface that is up, has a carrier and is not the loopback.
+fn is_loopback(link: &LinkMessage) -> bool {
+    link.header.flags.contains(LinkFlags::Loopback)
+}
+
+/// Index and name of an interface that is up and has a carrier.
 fn running(link: &LinkMessage) -> Option<(u32, String)> {
     let flags = link.header.flags;
-    if !flags.contains(LinkFlags::Up | LinkFlags::LowerUp) || flags.contains(LinkFlags::Loopback) {
+    if !flags.contains(LinkFlags::Up | LinkFlags::LowerUp) {
         return None;
     }
     link.attributes
