@@ -294,7 +294,7 @@ impl Ground {
             interface: options.interface.clone(),
             socket,
             tcp_port: self.tcp_port,
-            overlay: overlay::Overlay::default(),
+            overlay: overlay::Overlay::beside(local.others.clone()),
             engine: engine.clone(),
             dataplane,
             progress: Arc::clone(progress),
@@ -385,6 +385,7 @@ async fn watch_addresses(interface: &str) -> Watch {
         Ok(watch) => Watch {
             receiver: watch.receiver.clone(),
             network: Some(watch.network.clone()),
+            others: Some(watch.others.clone()),
             _keep: Some(watch),
         },
         Err(error) => {
@@ -392,6 +393,7 @@ async fn watch_addresses(interface: &str) -> Watch {
             Watch {
                 receiver: tokio::sync::watch::channel(Arc::from([])).1,
                 network: None,
+                others: None,
                 _keep: None,
             }
         }
@@ -402,6 +404,7 @@ struct Watch {
     receiver: tokio::sync::watch::Receiver<Arc<[crate::platform::LocalAddress]>>,
     /// Whether there is any network, if that is known.
     network: Option<tokio::sync::watch::Receiver<bool>>,
+    others: Option<tokio::sync::watch::Receiver<Arc<[kanpachi_common::Prefix]>>>,
     _keep: Option<AddressWatch>,
 }
 

@@ -216,6 +216,8 @@ pub struct AddressWatch {
     /// Does this machine have any network? One whose only address is on the loopback interface has, as some servers do, though
     /// such an address is not in the list: often others have it, too.
     pub network: watch::Receiver<bool>,
+    /// Networks that this machine is in by the adapters of other nodes.
+    pub others: watch::Receiver<Arc<[Prefix]>>,
     task: JoinHandle<()>,
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use kanpachi_common::Prefix;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
@@ -14,7 +15,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::netlink::{Netlink, system};
+use super::netlink::{Netlink, is_ours, system};
 use crate::platform::{AddressWatch, Exclude, LocalAddress, PlatformError, range_around};
 
 /// Notifications come in bursts (a link goes up, then its addresses appear): wait this long for the rest of one.
@@ -36,29 +37,50 @@ pub(super) async fn list(
     netlink: &Netlink,
     exclude: &Exclude,
 ) -> Result<Vec<LocalAddress>, PlatformError> {
-    look(netlink, exclude).await.map(|(list, _)| list)
+    look(netlink, exclude).await.map(|seen| seen.list)
 }
 
-/// The list, and whether there is any network.
-async fn look(
-    netlink: &Netlink,
-    exclude: &Exclude,
-) -> Result<(Vec<LocalAddress>, bool), PlatformError> {
+/// What the machine's interfaces tell.
+struct Seen {
+    list: Vec<LocalAddress>,
+    /// Whether there is any network.
+    network: bool,
+    /// Networks of other nodes' adapters.
+    others: Vec<Prefix>,
+}
+
+async fn look(netlink: &Netlink, exclude: &Exclude) -> Result<Seen, PlatformError> {
     let links = netlink.links().await?;
+    let addresses = netlink.addresses().await?;
+    let indices = |of: fn(&LinkMessage) -> bool| -> HashSet<u32> {
+        let links = links.iter().filter(|link| of(link));
+        links.map(|link| link.header.index).collect()
+    };
+    let (loopback, ours) = (indices(is_loopback), indices(is_ours));
     let up: HashMap<u32, String> = links.iter().filter_map(running).collect();
-    let loopback = links.iter().filter(|link| is_loopback(link));
-    let loopback: HashSet<u32> = loopback.map(|link| link.header.index).collect();
-    let mut found: Vec<LocalAddress> = netlink
-        .addresses()
-        .await?
+    let mut list: Vec<LocalAddress> = addresses
         .iter()
         .filter_map(|message| usable(message, &up, exclude))
         .collect();
-    let network = !found.is_empty();
-    found.retain(|address| !loopback.contains(&address.index));
-    found.sort();
-    found.dedup();
-    Ok((found, network))
+    // What goes to the addresses of another node's adapter goes through its tunnels, and ours are not to lie in those.
+    list.retain(|address| !ours.contains(&address.index));
+    let network = !list.is_empty();
+    list.retain(|address| !loopback.contains(&address.index));
+    list.sort();
+    list.dedup();
+    let own = |index: &u32| {
+        up.get(index)
+            .is_some_and(|n| exclude.interfaces.contains(n))
+    };
+    let others = addresses
+        .iter()
+        .filter(|a| ours.contains(&a.header.index) && !own(&a.header.index))
+        .filter_map(|message| Some(parse(message)?.1));
+    Ok(Seen {
+        list,
+        network,
+        others: others.collect(),
+    })
 }
 
 /// Lists once and keeps the list current in a task of its own.
@@ -68,26 +90,35 @@ pub(super) async fn watch(exclude: Exclude) -> Result<AddressWatch, PlatformErro
         .map_err(|source| system("listen for address changes", source))?;
     let connection = tokio::spawn(connection);
     let netlink = Netlink::open()?;
-    let (first, any) = look(&netlink, &exclude).await?;
-    let (list, receiver) = watch::channel(Arc::from(first));
-    let (any, network) = watch::channel(any);
+    let first = look(&netlink, &exclude).await?;
+    let (list, receiver) = watch::channel(Arc::from(first.list));
+    let (any, network) = watch::channel(first.network);
+    let (aside, others) = watch::channel(Arc::from(first.others));
+    let tell = Tell { list, any, aside };
     let task = tokio::spawn(async move {
         let _connection = AbortOnDrop(connection);
-        keep_current(&netlink, &exclude, events.map(|_event| ()), &list, &any).await;
+        keep_current(&netlink, &exclude, events.map(|_event| ()), &tell).await;
     });
     Ok(AddressWatch {
         receiver,
         network,
+        others,
         task,
     })
+}
+
+/// Where the newest is told.
+struct Tell {
+    list: watch::Sender<Arc<[LocalAddress]>>,
+    any: watch::Sender<bool>,
+    aside: watch::Sender<Arc<[Prefix]>>,
 }
 
 async fn keep_current(
     netlink: &Netlink,
     exclude: &Exclude,
     events: impl futures::Stream<Item = ()>,
-    sender: &watch::Sender<Arc<[LocalAddress]>>,
-    network: &watch::Sender<bool>,
+    tell: &Tell,
 ) {
     let mut events = std::pin::pin!(events.fuse());
     loop {
@@ -101,12 +132,14 @@ async fn keep_current(
             () = tokio::time::sleep(REFRESH) => {}
         }
         match look(netlink, exclude).await {
-            Ok((now, any)) => {
-                network.send_replace(any);
-                sender.send_if_modified(|held| {
-                    let changed = **held != *now;
+            Ok(now) => {
+                // First, so that nothing of another node's is taken for a way.
+                tell.aside.send_replace(now.others.into());
+                tell.any.send_replace(now.network);
+                tell.list.send_if_modified(|held| {
+                    let changed = **held != *now.list;
                     if changed {
-                        *held = now.into();
+                        *held = now.list.into();
                     }
                     changed
                 });
@@ -114,7 +147,7 @@ async fn keep_current(
             // The last known list stands until the kernel answers again.
             Err(error) => tracing::warn!(%error, "own addresses not listed"),
         }
-        if sender.is_closed() {
+        if tell.list.is_closed() {
             return;
         }
     }
@@ -147,6 +180,20 @@ fn usable(
     if !settled(message) {
         return None;
     }
+    let (address, on_link) = parse(message)?;
+    if !reachable(address) || exclude.covers(interface, address) {
+        return None;
+    }
+    Some(LocalAddress {
+        address,
+        on_link,
+        interface: interface.clone(),
+        index: message.header.index,
+    })
+}
+
+/// The address, and the network that it is on.
+fn parse(message: &AddressMessage) -> Option<(IpAddr, Prefix)> {
     let (mut local, mut range) = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -158,15 +205,7 @@ fn usable(
     }
     let address = local.or(range)?;
     let on_link = range_around(range.unwrap_or(address), message.header.prefix_len)?;
-    if !reachable(address) || exclude.covers(interface, address) {
-        return None;
-    }
-    Some(LocalAddress {
-        address,
-        on_link,
-        interface: interface.clone(),
-        index: message.header.index,
-    })
+    Some((address, on_link))
 }
 
 /// Not while duplicate address detection runs or has failed, and not when the address is being phased out.

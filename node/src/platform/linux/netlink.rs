@@ -36,8 +36,11 @@ const SHORTEST_REAL_ROUTE: u8 = 8;
 const LOCAL_TABLE: u32 = 255;
 /// What the kernel gives its own multicast routes (`IP6_RT_PRIO_ADDRCONF`).
 const KERNEL_METRIC: u32 = 256;
-/// Behind whatever else there is.
+/// Behind whatever else there is. Each adapter has its own metric, which is this less its index: the kernel takes no two
+/// routes of one metric, and several nodes may share a machine.
 const LAST_METRIC: u32 = u32::MAX;
+/// What the adapters of all nodes are known by (`IFLA_IFALIAS`).
+const MARK: &str = "Kanpachi";
 /// How often and how long to look for a route that the kernel adds from a work queue.
 const ROUTE_POLL: Duration = Duration::from_millis(1);
 const ROUTE_LIMIT: Duration = Duration::from_secs(5);
@@ -66,7 +69,7 @@ impl Netlink {
         })
     }
 
-    /// Sets the MTU, keeps the kernel from inventing link-local addresses, and brings the link up.
+    /// Marks the adapter as one of ours, sets the MTU, keeps the kernel from inventing link-local addresses, and brings the link up.
     ///
     /// Link-local addresses are in no roster, so peers would have to drop whatever is sent from one.
     pub(super) async fn bring_up(&self, index: u32, mtu: u16) -> Result<(), PlatformError> {
@@ -78,6 +81,12 @@ impl Netlink {
         if let Err(error) = self.handle.link().change(no_link_local).execute().await {
             // A kernel without IPv6 has nothing to invent.
             tracing::debug!(%error, "address generation mode not set");
+        }
+        let mark = LinkUnspec::new_with_index(index)
+            .append_extra_attribute(LinkAttribute::IfAlias(MARK.to_owned()))
+            .build();
+        if let Err(error) = self.handle.link().change(mark).execute().await {
+            tracing::debug!(%error, "other nodes on this machine may take the adapter for a network of its own");
         }
         let up = LinkUnspec::new_with_index(index)
             .mtu(u32::from(mtu))
@@ -124,7 +133,8 @@ impl Netlink {
                 .priority(metric)
                 .build()
         };
-        let added = self.handle.route().add(route(LAST_METRIC)).execute().await;
+        let last = route(LAST_METRIC.saturating_sub(index));
+        let added = self.handle.route().add(last).execute().await;
         added.map_err(|error| refused("set the adapter's multicast route", error))?;
         let removed = self
             .handle
@@ -231,6 +241,12 @@ impl Netlink {
         }
         Ok(networks)
     }
+}
+
+/// Is this the adapter of a node, of whichever on this machine?
+pub(super) fn is_ours(link: &LinkMessage) -> bool {
+    let mut attributes = link.attributes.iter();
+    attributes.any(|a| matches!(a, LinkAttribute::IfAlias(alias) if alias == MARK))
 }
 
 /// What the kernel says when `disable_ipv6` is set or there is no IPv6 at all.
