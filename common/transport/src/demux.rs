@@ -13,7 +13,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -44,6 +44,11 @@ pub trait DatagramHandler: Send {
 
     /// What was read at once has been handled: the moment to send what was collected.
     fn end_of_batch(&mut self) {}
+
+    /// Is more of the same to be expected at once? Asked after each read; the thread then waits for it awake, for a moment.
+    fn expects_more(&mut self) -> bool {
+        false
+    }
 
     /// After each read, whosever datagrams it brought: did it bring as much as one can, so that there is probably more?
     fn end_of_read(&mut self, _full: bool) {}
@@ -194,6 +199,7 @@ fn run<H: DatagramHandler>(
         .map(IoSliceMut::new)
         .collect();
     let mut errors = 0;
+    let mut lingering = Lingering::default();
     while !stop.flag.load(Ordering::Acquire) {
         match socket
             .state()
@@ -203,10 +209,14 @@ fn run<H: DatagramHandler>(
                 errors = 0;
                 dispatch(socket, &mut handler, &mut bufs, &meta[..n]);
                 handler.end_of_read(n == BUFFERS);
+                let linger = lingering.after(handler.expects_more());
                 // Full: there is probably more. Otherwise the kernel has nothing left, and asking it costs a call.
-                if n < BUFFERS {
+                if n < BUFFERS && !linger {
                     wait_readable(socket, wake)?;
                 }
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && lingering.goes_on() => {
+                std::thread::yield_now();
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait_readable(socket, wake)?,
             Err(e) => {
@@ -220,6 +230,50 @@ fn run<H: DatagramHandler>(
         }
     }
     Ok(())
+}
+
+/// Datagrams of many that are sent at one moment come within a few milliseconds: waiting for them awake is less than going to
+/// sleep and waking up for each.
+const LINGER: Duration = Duration::from_millis(1);
+/// And no longer than this altogether, nor again before the second has passed: whoever sends without end gains nothing.
+const LINGER_IN_ALL: (Duration, Duration) = (Duration::from_millis(15), Duration::from_secs(1));
+
+/// When the thread stays awake.
+#[derive(Debug, Default)]
+struct Lingering {
+    /// Since when, and until when unless more comes.
+    now: Option<(Instant, Instant)>,
+    last: Option<Instant>,
+}
+
+impl Lingering {
+    /// Something was read, and more is expected or not. Returns whether to stay awake.
+    fn after(&mut self, more: bool) -> bool {
+        if !more {
+            return self.goes_on();
+        }
+        let at = Instant::now();
+        let (all, pause) = LINGER_IN_ALL;
+        let rested = self.last.is_none_or(|last| at >= last + pause);
+        let began = match self.now {
+            Some((began, _)) => began,
+            None if rested => at,
+            None => return false,
+        };
+        self.now = Some((began, (at + LINGER).min(began + all)));
+        self.goes_on()
+    }
+
+    fn goes_on(&mut self) -> bool {
+        let at = Instant::now();
+        if self.now.is_some_and(|(_, until)| at < until) {
+            return true;
+        }
+        if self.now.take().is_some() {
+            self.last = Some(at);
+        }
+        false
+    }
 }
 
 /// Sleeps until a datagram or the order to stop is there.

@@ -8,11 +8,13 @@
 //! - [`gated`], [`selective`]: protocols that are for known peers only;
 //! - [`relay_client`]: the asking end of circuit relay, which must not end the swarm;
 //! - [`routing`]: how much of where a peer is goes into the routing table of the DHT;
+//! - [`alarm`]: timers that wake a thread no oftener than they have to;
 //! - [`observed`], [`remotes`], [`filter`], [`identity`], [`resolve`]: small parts that every swarm here needs.
 //!
 //! The first byte decides: bit `0x40` set is QUIC (RFC 9000 §17: the fixed bit), clear is ours. The registry of
 //! our first bytes stands in `docs/protocol.md`.
 
+pub mod alarm;
 pub mod demux;
 pub mod filter;
 pub mod gated;

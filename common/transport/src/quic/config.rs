@@ -11,12 +11,13 @@ use crate::queue::MAX_PACKET;
 
 /// A handshake that takes longer has failed. Long enough for three retransmissions on a slow path.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection without a packet for this long is dead: three keepalives of which nothing came. Long, because a flood of
-/// tunnel packets delays QUIC; who has to know sooner asks itself, as the session with a coordinator does.
+/// A connection without a packet for this long is dead: two keepalives, with their repetitions, of which nothing came. Long,
+/// because a flood of tunnel packets delays QUIC; who has to know sooner asks itself, as the session with a coordinator does.
 const IDLE_TIMEOUT_MS: u32 = 65_000;
-/// Pause after which a packet is sent to keep the connection and the NAT's mapping. Under the 30 s that strict NATs
-/// keep one (RFC 4787 REQ-5 asks for 2 minutes, many do less).
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Pause after which whoever made a connection sends a packet to keep it and the NAT's mapping: the acknowledgement does the
+/// same for the other end. It is put off to the next beat (`runtime`), so that it comes every 25 s: under the 30 s that strict
+/// NATs keep a mapping (RFC 4787 REQ-5 asks for 2 minutes, many do less).
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(12);
 /// First guess of the round-trip time; lost first packets of a handshake are repeated after three times as long.
 /// RFC 9002 suggests 333 ms; a hole is punched by such packets, so the wait for the second one matters here.
 const INITIAL_RTT: Duration = Duration::from_millis(150);
@@ -54,12 +55,13 @@ impl Config {
         let client = QuicClientConfig::try_from(client).map_err(|e| tls(&e))?;
         let server = QuicServerConfig::try_from(server).map_err(|e| tls(&e))?;
 
-        let transport = Arc::new(transport());
         let mut client = quinn::ClientConfig::new(Arc::new(client));
-        client.transport_config(Arc::clone(&transport));
+        let mut keeps = transport();
+        keeps.keep_alive_interval(Some(KEEP_ALIVE));
+        client.transport_config(Arc::new(keeps));
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
         server
-            .transport_config(transport)
+            .transport_config(Arc::new(transport()))
             // A node that got another address, or another port from its NAT, keeps its sessions with servers: without
             // this they would be dead for as long as it takes both ends to notice.
             .migration(true)
@@ -80,7 +82,6 @@ fn transport() -> quinn::TransportConfig {
         .max_concurrent_uni_streams(0u32.into())
         .max_concurrent_bidi_streams(MAX_STREAMS.into())
         .datagram_receive_buffer_size(None)
-        .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(Some(quinn::VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
         .initial_rtt(INITIAL_RTT)
         .allow_spin(false)

@@ -9,6 +9,7 @@ mod config;
 mod connection;
 mod listener;
 mod punch;
+mod runtime;
 mod socket;
 
 use std::{
@@ -36,6 +37,7 @@ use self::{
     config::Config,
     connection::establish,
     listener::{Change, Listener},
+    runtime::QuicRuntime,
     socket::QuicSocket,
 };
 use crate::{demux::canonical, socket::SharedSocket};
@@ -121,7 +123,7 @@ impl QuicTransport {
             config.endpoint,
             Some(config.server),
             Arc::new(quic),
-            Arc::new(quinn::TokioRuntime),
+            Arc::new(QuicRuntime::new()?),
         )?;
         Ok(Self {
             accept: accept(endpoint.clone()),
