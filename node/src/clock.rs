@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -14,6 +14,7 @@ use std::{
 
 use jiff::{Timestamp, Unit};
 use kanpachi_common::UnixTime;
+use kanpachi_transport::alarm::Alarms;
 use tokio::sync::Notify;
 
 /// How long the machine has slept since the process started, in milliseconds. Only ever more.
@@ -38,6 +39,13 @@ pub fn set_slept(slept: Duration) {
 #[must_use]
 pub fn now() -> Instant {
     let awake = Instant::now();
+    awake.checked_add(slept()).unwrap_or(awake)
+}
+
+/// The next moment that is a multiple of `every` on the wall clock, and so the same on all machines whose clocks are set.
+#[must_use]
+pub fn next_beat(every: Duration) -> Instant {
+    let awake = kanpachi_transport::alarm::next_beat(Instant::now(), every);
     awake.checked_add(slept()).unwrap_or(awake)
 }
 
@@ -68,6 +76,24 @@ pub fn wall_of(moment: Instant) -> Timestamp {
     };
     time.and_then(|t| t.round(Unit::Millisecond))
         .unwrap_or(wall)
+}
+
+/// As [`until`], by a timer that wakes the runtime only then.
+pub(crate) async fn until_by(alarms: &Arc<Alarms>, moment: Option<Instant>) {
+    let Some(moment) = moment else {
+        return std::future::pending().await;
+    };
+    loop {
+        let woken = WOKEN.notified();
+        let left = moment.saturating_duration_since(now());
+        let Some(awake) = Instant::now().checked_add(left) else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            () = woken => {}
+            () = alarms.at(awake) => return,
+        }
+    }
 }
 
 /// Waits for a moment of this clock, or for ever. The runtime's timers stand still while the machine sleeps; one that is waited

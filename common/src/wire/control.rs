@@ -38,6 +38,10 @@ pub const PING_MS: u64 = 5000;
 pub const SERVER_PING_MS: u64 = 7500;
 /// And a node that has said nothing for so long is gone.
 pub const GONE_MS: u64 = 12_500;
+/// A node that nobody looks at says nothing for so long, and tells its coordinator so by [`ClientMessage::Resting`].
+pub const REST_MS: u64 = 26_000;
+/// The longest that a coordinator takes for that.
+pub const MAX_REST_MS: u64 = 60_000;
 /// Unanswered pings after which a coordinator counts as unreachable.
 pub const MISSED_PINGS: u32 = 3;
 /// Networks of one node at the most.
@@ -76,6 +80,11 @@ pub struct Hello {
     #[serde(default)]
     pub ext: Vec<Ext>,
 }
+
+/// How long a node may be silent, in milliseconds; 0 for as long as any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Resting(pub u64);
 
 /// A roster that a node holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -434,6 +443,7 @@ impl Body for Pull {
 
 impl Body for MakeInvite {}
 impl Body for Nonce {}
+impl Body for Resting {}
 impl Body for Removed {}
 impl Body for PeerOffline {}
 impl Body for SecretIs {}
@@ -526,6 +536,8 @@ messages! {
         19 Suspended(Suspended),
         /// Answer to `ShowRoster`. No reply.
         20 Shown(Box<Shown>),
+        /// From now on this node may be silent for so long. No reply.
+        21 Resting(Resting),
     }
 }
 

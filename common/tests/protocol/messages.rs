@@ -9,7 +9,7 @@ use kanpachi_common::{
         control::{
             Announce, ClientMessage, DirectoryIs, Held, Hello, InviteMade, Join, Joined,
             MakeInvite, NameSet, Nonce, PeerOffline, PeerOnline, Pull, Refused, Registration,
-            Removed, SecretIs, ServerMessage, SetName, Welcome, codes,
+            Removed, Resting, SecretIs, ServerMessage, SetName, Welcome, codes,
         },
         frame::Frame,
         member::{Ask, Gone, Holds, MemberMessage as M, RecordIs},
@@ -177,6 +177,7 @@ fn membership() -> Vec<(&'static str, Frame)> {
         ("set-presence", C::SetPresence(presence).frame(14)),
         ("suspended", C::Suspended(suspended).frame(15)),
         ("shown", C::Shown(Box::new(shown)).frame(0)),
+        ("resting", C::Resting(Resting(20_000)).frame(0)),
     ]
 }
 

@@ -31,7 +31,8 @@ use kanpachi_common::{
     org::{Address, Directory, Manifest},
     wire::{
         control::{
-            DirectoryIs, GONE_MS, MAX_TEXT, Nonce, Refused, SERVER_PING_MS, ServerMessage, codes,
+            DirectoryIs, GONE_MS, MAX_TEXT, Nonce, PING_MS, Refused, SERVER_PING_MS, ServerMessage,
+            codes,
         },
         frame::Frame,
     },
@@ -329,8 +330,10 @@ impl Core {
             // Nothing waits. What is pushed next has as long as ever to be written.
             session.progress = now.at;
         }
-        let ping = Duration::from_millis(SERVER_PING_MS);
-        let gone = Duration::from_millis(GONE_MS);
+        // A node at rest speaks the more seldom; it is late by as much as any before it is asked, and before it is gone.
+        let rest = (session.rest).saturating_sub(Duration::from_millis(PING_MS));
+        let ping = Duration::from_millis(SERVER_PING_MS) + rest;
+        let gone = Duration::from_millis(GONE_MS) + rest;
         let silent = now.at.saturating_duration_since(session.heard);
         let stuck = now.at.saturating_duration_since(session.progress);
         let age = now.at.saturating_duration_since(session.opened);

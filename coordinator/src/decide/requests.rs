@@ -11,8 +11,8 @@ use kanpachi_common::{
     wire::{
         self,
         control::{
-            Announce, ClientMessage, Held, Hello, Join, MakeInvite, Pull, ServerMessage, SetName,
-            codes,
+            Announce, ClientMessage, Held, Hello, Join, MAX_REST_MS, MakeInvite, Pull, Resting,
+            ServerMessage, SetName, codes,
         },
         frame::Frame,
     },
@@ -99,6 +99,11 @@ impl Core {
                 self.send(id, request, &ServerMessage::Pong(nonce));
             }
             (_, ClientMessage::Pong(_) | ClientMessage::Unknown(_)) => {}
+            (_, ClientMessage::Resting(Resting(ms))) => {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.rest = Duration::from_millis(ms.min(MAX_REST_MS));
+                }
+            }
             (Phase::Checking, _) => {
                 let text = "a request before the welcome";
                 self.refuse_and_close(id, codes::BAD_REQUEST, text, None);

@@ -74,6 +74,8 @@ pub(super) struct Session {
     pub(super) opened: Instant,
     pub(super) heard: Instant,
     pub(super) pinged: Instant,
+    /// For how long the node said that it may be silent.
+    pub(super) rest: Duration,
     /// Bytes handed to the shell and not written yet, and when some were written last.
     pub(super) outbox: usize,
     pub(super) progress: Instant,
@@ -104,6 +106,7 @@ impl Session {
             opened: now,
             heard: now,
             pinged: now,
+            rest: Duration::ZERO,
             outbox: 0,
             progress: now,
             tunnel: None,

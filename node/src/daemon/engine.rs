@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backlog::Backlog;
 pub(super) use super::backlog::Event;
+use super::park;
 use crate::{
     clock,
     dataplane::{
@@ -45,6 +46,8 @@ const QUEUE: usize = 256;
 const COMMANDS: usize = 64;
 const PEERS: usize = 64;
 const OTHERS: usize = 32;
+/// Pairs at rest are kept alive at the same moments by all nodes whose clocks are set.
+const KEEPALIVE: Duration = tunnel::timers::PERSISTENT_KEEPALIVE;
 /// How often timers go off at the most while this machine has no network.
 const WITHOUT_NETWORK: Duration = Duration::from_secs(5);
 /// Pings under way at once.
@@ -193,9 +196,6 @@ pub(super) fn start<W: PacketWriter + 'static>(
 ) -> std::io::Result<(Handle, mpsc::Receiver<Event>, Running)> {
     let (commands, command_rx) = mpsc::channel(QUEUE);
     let (events, event_rx) = mpsc::channel(QUEUE);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()?;
     let engine = Engine::new(parts, events)?;
     let ended = CancellationToken::new();
     let ending = ended.clone();
@@ -203,7 +203,7 @@ pub(super) fn start<W: PacketWriter + 'static>(
         .name("tunnels".to_owned())
         .spawn(move || {
             let _ended = ending.drop_guard();
-            runtime.block_on(engine.run(command_rx, stop));
+            park::run(engine.run(command_rx, stop));
         })?;
     let running = Running { thread, ended };
     Ok((Handle { commands }, event_rx, running))
@@ -259,6 +259,7 @@ impl<W: PacketWriter + 'static> Engine<W> {
     }
 
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
+        self.set_beat();
         while self.turn(&mut commands, &stop).await {}
         self.close();
     }
@@ -280,9 +281,12 @@ impl<W: PacketWriter + 'static> Engine<W> {
             },
             Some(message) = self.parts.inbox.peers.recv() => self.handle_peer(message),
             Some(waiting) = self.parts.inbox.waiting.recv() => self.handle_waiting(waiting),
-            () = clock::until(due) => {}
+            () = park::until(due) => {}
             Some(message) = self.parts.inbox.strangers.recv() => self.handle_stranger(&message),
             () = room(&self.events), if !self.backlog.is_empty() => {}
+        }
+        for message in self.parts.inbox.later.take() {
+            self.handle_peer(message);
         }
         self.share(commands);
         if due.is_some_and(|at| at <= clock::now()) {
@@ -340,6 +344,12 @@ impl<W: PacketWriter + 'static> Engine<W> {
         ];
         let next = timeouts.into_iter().flatten().min();
         next.map(|at| at.max(self.earliest()))
+    }
+
+    fn set_beat(&mut self) {
+        let beat = clock::next_beat(KEEPALIVE);
+        self.parts.tunnels.set_beat(beat);
+        self.relays.set_beat(beat);
     }
 
     /// Timers do not go off before this. A machine without a network has nobody to send to; its clocks go on, slowly, and
@@ -467,6 +477,17 @@ impl<W: PacketWriter + 'static> Engine<W> {
                     .tunnels
                     .handle_opened_control(local_index, from, counter, &payload, now);
             }
+            FromPeer::Attended {
+                local_index,
+                from,
+                counter,
+                payload,
+                at,
+            } => {
+                self.parts
+                    .tunnels
+                    .handle_attended(local_index, from, counter, &payload, at);
+            }
             FromPeer::Woken { local_index } => self.parts.tunnels.handle_woken(local_index, now),
             FromPeer::Authenticated {
                 local_index,
@@ -510,6 +531,8 @@ impl<W: PacketWriter + 'static> Engine<W> {
     fn handle_timeout(&mut self) {
         let now = clock::now();
         self.timed = now;
+        // The wall clock may have been set since.
+        self.set_beat();
         let expired = self.parking.expire(now);
         self.parts.dataplane.counters().drop_waiting.add(expired);
         self.pings.retain(|_, (_, reply)| !reply.is_closed());

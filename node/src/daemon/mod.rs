@@ -14,6 +14,7 @@ mod lost;
 mod member_io;
 pub(crate) mod netcheck;
 mod overlay;
+mod park;
 mod relay_io;
 pub(crate) mod relaying;
 mod swarm;

@@ -8,17 +8,20 @@ use std::sync::{Arc, PoisonError};
 use arc_swap::{ArcSwap, ArcSwapOption, Cache};
 use kanpachi_common::NodeId;
 use kanpachi_common::wire::relay::datagram as relay;
-use kanpachi_proto::tunnel::{Datagram, Doorstep, Kind, OpenError, Opened, classify};
-use kanpachi_transport::DatagramHandler;
+use kanpachi_proto::tunnel::{
+    Attended, Datagram, Doorstep, Kind, OpenError, Opened, attend, classify,
+};
+use kanpachi_transport::{DatagramHandler, SharedSocket};
 
 use super::Shared;
 use super::fragments::Unfinished;
 use super::mss;
+use super::outbound::send_to;
 use super::packet::Addresses;
 use super::peers::{Receiving, Routes, Sending, Sessions};
 use super::queues::FromPeer;
 use super::relays::RelayTable;
-use crate::platform::PacketWriter;
+use crate::{clock, platform::PacketWriter};
 
 /// How often, in milliseconds, the engine is told that a peer sends from another address than we send to. Deciding
 /// takes it one probe, which takes longer.
@@ -27,6 +30,8 @@ const TELL_EVERY_MS: u64 = 10;
 /// Takes tunnel datagrams from the shared socket.
 pub struct Inbound<W> {
     shared: Arc<Shared>,
+    /// For answers that need nobody else.
+    socket: SharedSocket,
     adapter: Arc<ArcSwapOption<W>>,
     routes: Snapshot<Routes>,
     sessions: Snapshot<Sessions>,
@@ -36,6 +41,8 @@ pub struct Inbound<W> {
     unfinished: Unfinished,
     /// The time of the current batch.
     now_ms: Option<u64>,
+    /// Keepalives of pairs at rest were attended to, which come from many at one moment.
+    attended: bool,
 }
 
 /// Somebody else who takes datagrams on this socket: the relay of a node that relays for others.
@@ -59,6 +66,7 @@ impl<W> std::fmt::Debug for Inbound<W> {
 impl<W: PacketWriter> Inbound<W> {
     pub(super) fn new(
         shared: Arc<Shared>,
+        socket: SharedSocket,
         adapter: Arc<ArcSwapOption<W>>,
         secret: [u8; 16],
     ) -> Self {
@@ -67,6 +75,7 @@ impl<W: PacketWriter> Inbound<W> {
         let relays = Cache::new(Arc::clone(&shared.tables.relays));
         Self {
             shared,
+            socket,
             adapter,
             routes,
             sessions,
@@ -75,6 +84,7 @@ impl<W: PacketWriter> Inbound<W> {
             aside: None,
             unfinished: Unfinished::default(),
             now_ms: None,
+            attended: false,
         }
     }
 
@@ -150,13 +160,14 @@ impl<W: PacketWriter> Inbound<W> {
                 counters.drop_flood.one();
                 return;
             }
-            let message = FromPeer::Control {
-                local_index: receiver,
+            self.attended |= control(
+                &self.shared,
+                &self.socket,
+                receiving,
                 from,
-                counter: opened.counter,
-                payload: payload.to_vec(),
-            };
-            self.shared.queues.peer(message, counters);
+                &opened,
+                payload,
+            );
             return;
         }
         self.shared.queues.woken(&receiving.session);
@@ -241,6 +252,10 @@ impl<W: PacketWriter> DatagramHandler for Inbound<W> {
         }
     }
 
+    fn expects_more(&mut self) -> bool {
+        std::mem::take(&mut self.attended)
+    }
+
     fn end_of_read(&mut self, full: bool) {
         if let Some(aside) = &mut self.aside {
             aside.end_of_read(full);
@@ -256,6 +271,59 @@ fn is_answer(datagram: &[u8], relays: &RelayTable) -> bool {
             relay::decode_bound(datagram).is_some_and(|(_, bind)| relays.has(bind.session))
         }
         _ => false,
+    }
+}
+
+/// A control message: one of a session at rest is attended to here, and all others wake the engine. Returns whether it was.
+fn control(
+    shared: &Shared,
+    socket: &SharedSocket,
+    receiving: &Receiving,
+    from: SocketAddr,
+    opened: &Opened,
+    payload: &[u8],
+) -> bool {
+    let session = &receiving.session;
+    let (local_index, counter) = (session.local_index(), opened.counter);
+    let sending = receiving.peer.load_sending();
+    // In the session that this node sends with, from where it sends to.
+    let usual = sending.as_deref().is_some_and(|sending| {
+        sending.endpoint == from && sending.session.local_index() == local_index
+    });
+    let attended = if usual {
+        attend(session, from, payload, shared.clock.now_ms())
+    } else {
+        Attended::No
+    };
+    if let Attended::Answered(answer) = &attended
+        && let Err(error) = send_to(socket, shared, from, answer, None)
+    {
+        // The peer asks again.
+        tracing::trace!(to = %from, %error, "not sent");
+    }
+    let payload = payload.to_vec();
+    match attended {
+        Attended::No => {
+            let message = FromPeer::Control {
+                local_index,
+                from,
+                counter,
+                payload,
+            };
+            shared.queues.peer(message, &shared.counters);
+            false
+        }
+        Attended::Later | Attended::Answered(_) => {
+            let message = FromPeer::Attended {
+                local_index,
+                from,
+                counter,
+                payload,
+                at: clock::now(),
+            };
+            shared.queues.later(message, &shared.counters);
+            true
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub use inbound::{Aside, Inbound};
 pub use parking::Parking;
 pub use peers::{Member, Own, Peer, Tables};
 pub use publisher::Publisher;
-pub use queues::{FromPeer, FromStranger, Inbox, Waiting};
+pub use queues::{FromPeer, FromStranger, Inbox, Later, Waiting};
 pub use relays::{RelayTable, STREAM_QUEUE, Streamed};
 
 use crate::{
@@ -112,7 +112,7 @@ impl<W: PacketWriter> Dataplane<W> {
         let mut secret = [0; 16];
         secret[..8].copy_from_slice(&seed());
         secret[8..].copy_from_slice(&seed());
-        Inbound::new(shared, adapter, secret)
+        Inbound::new(shared, self.socket.clone(), adapter, secret)
     }
 
     /// Connects the adapter: packets from the overlay are written to it from now on, and a thread reads what the

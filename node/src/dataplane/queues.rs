@@ -1,7 +1,11 @@
 //! What the packet threads hand to the engine: bounded channels, one per kind of sender, so that strangers who flood
 //! us cannot crowd out authenticated peers, and neither can our own programs.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use kanpachi_common::NodeId;
 use kanpachi_proto::tunnel::Session;
@@ -31,6 +35,19 @@ pub enum FromPeer {
         counter: u64,
         /// The opened payload.
         payload: Vec<u8>,
+    },
+    /// The same of a session at rest, attended to on the packet thread: `Tunnels::handle_attended`.
+    Attended {
+        /// Our index of the session.
+        local_index: u32,
+        /// Canonical address it came from.
+        from: SocketAddr,
+        /// Its counter.
+        counter: u64,
+        /// The opened payload.
+        payload: Vec<u8>,
+        /// When it came.
+        at: Instant,
     },
     /// A session carries data after a rest: `Tunnels::handle_woken`.
     Woken {
@@ -72,16 +89,41 @@ pub struct Waiting {
 pub struct Inbox {
     /// From authenticated peers; to be emptied first.
     pub peers: mpsc::Receiver<FromPeer>,
+    /// From them too, and older than anything else that is waiting: to be emptied before anything else is handled. Nobody is
+    /// woken for it.
+    pub later: Later,
     /// From anybody.
     pub strangers: mpsc::Receiver<FromStranger>,
     /// From this machine.
     pub waiting: mpsc::Receiver<Waiting>,
 }
 
+/// What the engine is to know when it is awake anyway.
+#[derive(Debug, Clone, Default)]
+pub struct Later(Arc<Mutex<Vec<FromPeer>>>);
+
+impl Later {
+    /// Everything so far, in order.
+    pub fn take(&self) -> Vec<FromPeer> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Leaves a message; gives it back when there are too many.
+    fn leave(&self, message: FromPeer) -> Option<FromPeer> {
+        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if left.len() >= FROM_PEERS {
+            return Some(message);
+        }
+        left.push(message);
+        None
+    }
+}
+
 /// The packet threads' ends. Nothing here waits: what finds no room is counted and dropped.
 #[derive(Debug, Clone)]
 pub(super) struct Queues {
     peers: mpsc::Sender<FromPeer>,
+    later: Later,
     strangers: mpsc::Sender<FromStranger>,
     waiting: mpsc::Sender<Waiting>,
 }
@@ -90,14 +132,17 @@ pub(super) fn channels() -> (Queues, Inbox) {
     let (peers, from_peers) = mpsc::channel(FROM_PEERS);
     let (strangers, from_strangers) = mpsc::channel(FROM_STRANGERS);
     let (waiting, from_programs) = mpsc::channel(WAITING);
+    let later = Later::default();
     let inbox = Inbox {
         peers: from_peers,
+        later: later.clone(),
         strangers: from_strangers,
         waiting: from_programs,
     };
     (
         Queues {
             peers,
+            later,
             strangers,
             waiting,
         },
@@ -125,6 +170,13 @@ impl Queues {
     pub(super) fn peer(&self, message: FromPeer, counters: &Counters) {
         if self.peers.try_send(message).is_err() {
             counters.drop_engine.one();
+        }
+    }
+
+    /// Leaves a message for when the engine is awake, and wakes it only when many wait.
+    pub(super) fn later(&self, message: FromPeer, counters: &Counters) {
+        if let Some(message) = self.later.leave(message) {
+            self.peer(message, counters);
         }
     }
 

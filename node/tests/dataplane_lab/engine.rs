@@ -87,7 +87,12 @@ impl Engine {
                     self.tunnels.handle_datagram(stranger.from, &stranger.datagram, Instant::now());
                 }
                 Some(waiting) = self.inbox.waiting.recv() => self.wait(waiting),
-                () = tokio::time::sleep_until(timeout.into()) => self.tunnels.handle_timeout(Instant::now()),
+                () = tokio::time::sleep_until(timeout.into()) => {
+                    for message in self.inbox.later.take() {
+                        self.peer(message);
+                    }
+                    self.tunnels.handle_timeout(Instant::now());
+                }
             }
         }
     }
@@ -95,6 +100,16 @@ impl Engine {
     fn peer(&mut self, message: FromPeer) {
         let now = Instant::now();
         match message {
+            FromPeer::Attended {
+                local_index,
+                from,
+                counter,
+                payload,
+                at,
+            } => {
+                self.tunnels
+                    .handle_attended(local_index, from, counter, &payload, at);
+            }
             FromPeer::Woken { local_index } => self.tunnels.handle_woken(local_index, now),
             FromPeer::Control {
                 local_index,

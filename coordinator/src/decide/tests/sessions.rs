@@ -3,7 +3,7 @@
 use kanpachi_common::{
     OrgId,
     wire::{
-        control::{ClientMessage, Nonce, Pull, ServerMessage, codes},
+        control::{ClientMessage, Nonce, Pull, REST_MS, Resting, ServerMessage, codes},
         frame::Frame,
     },
 };
@@ -119,6 +119,37 @@ fn the_newest_login_wins_and_the_others_do_not_notice() {
     assert_eq!(lab.core.online(), 1);
     let seen = lab.read(watcher);
     assert!(matches!(&seen[..], [(0, ServerMessage::PeerOffline(gone))] if gone.node == node(2)));
+}
+
+#[test]
+fn a_node_at_rest_may_be_silent_for_as_long_as_it_said_and_not_much_longer() {
+    let mut lab = Lab::new();
+    let token = lab.invite(LAN, None, false);
+    let node = lab.join(1, token);
+    lab.say(node, 0, &ClientMessage::Resting(Resting(REST_MS)));
+    lab.read(node);
+    lab.pass(28);
+    assert!(lab.read(node).is_empty(), "asked");
+    lab.pass(1);
+    let asked = lab.read(node);
+    assert!(
+        matches!(asked[..], [(0, ServerMessage::Ping(_))]),
+        "{asked:?}"
+    );
+    lab.pass(4);
+    assert!(lab.closed.is_empty());
+    lab.pass(1);
+    assert_eq!(lab.closed, vec![node]);
+
+    // It may not ask for ever, and may take it back.
+    let (greedy, awake) = (lab.login(1, vec![]), lab.join(2, token));
+    lab.say(greedy, 0, &ClientMessage::Resting(Resting(u64::MAX)));
+    lab.say(awake, 0, &ClientMessage::Resting(Resting(REST_MS)));
+    lab.say(awake, 0, &ClientMessage::Resting(Resting(0)));
+    lab.pass(13);
+    assert_eq!(lab.closed, vec![node, awake]);
+    lab.pass(55);
+    assert_eq!(lab.closed, vec![node, awake, greedy]);
 }
 
 #[test]

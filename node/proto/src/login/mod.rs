@@ -17,7 +17,10 @@ use kanpachi_common::{
     NodeId, OrgId, UnixTime, Verified,
     org::{Address, Directory, Manifest},
     wire::{
-        control::{ClientMessage, Hello, PING_MS, Refused, Registration, ServerMessage},
+        control::{
+            ClientMessage, Hello, MISSED_PINGS, PING_MS, REST_MS, Refused, Registration,
+            ServerMessage,
+        },
         frame::Frame,
     },
 };
@@ -37,6 +40,10 @@ const MIN_BACKOFF: Duration = Duration::from_millis(500);
 /// Longest wait that a coordinator may ask for.
 const MAX_ASKED: Duration = Duration::from_secs(300);
 const PING: Duration = Duration::from_millis(PING_MS);
+/// The same while nobody has looked for a while: whoever looks then is told when the coordinator has been asked.
+const PING_AT_REST: Duration = Duration::from_millis(REST_MS);
+/// For so long after somebody has looked.
+const LOOKED_AT: Duration = Duration::from_secs(60);
 /// A ping counts as missed after this, and the next one goes out: so three missed ones are noticed within
 /// 5 s + 3 × 1.2 s of the last sign of life.
 const PING_ANSWER: Duration = Duration::from_millis(1200);
@@ -185,6 +192,10 @@ struct Live {
     server: NodeId,
     since: Instant,
     next_ping: Instant,
+    /// The last sign of life.
+    heard: Instant,
+    /// The coordinator was told that this node may be silent for longer.
+    resting: bool,
     unanswered: u32,
     /// Questions left since the network changed.
     hurried: u32,
@@ -217,6 +228,10 @@ pub struct Login {
     next_request: u64,
     backoff: Duration,
     asked_wait: Duration,
+    /// When the coordinator is asked at rest.
+    beat: Option<Instant>,
+    /// When somebody wanted to know last whether the coordinator is there.
+    looked: Instant,
     unreachable: Option<(Instant, Trouble)>,
     last_trouble: Option<Trouble>,
     actions: VecDeque<Action>,
@@ -246,6 +261,8 @@ impl Login {
             next_request: 1,
             backoff: MIN_BACKOFF,
             asked_wait: Duration::ZERO,
+            beat: None,
+            looked: now,
             unreachable: None,
             last_trouble: None,
             actions: VecDeque::new(),
@@ -278,6 +295,33 @@ impl Login {
                 live.next_ping = now;
             }
             Phase::Round { .. } => {}
+        }
+    }
+
+    /// As [`Tunnels::set_beat`](crate::tunnel::Tunnels::set_beat).
+    pub fn set_beat(&mut self, moment: Instant) {
+        self.beat = Some(moment);
+    }
+
+    /// Somebody wants to know whether the coordinator is there. `false` while [`state`](Self::state) claims more than is known:
+    /// then the coordinator is being asked, and an answer or the end of the session comes within 3.6 s.
+    pub fn look(&mut self, now: Instant) -> bool {
+        self.looked = now;
+        let Phase::Live(live) = &mut self.phase else {
+            return true;
+        };
+        if live.resting {
+            self.end_rest(now);
+        }
+        self.is_sure(now)
+    }
+
+    /// Is the state what has been seen lately?
+    #[must_use]
+    pub fn is_sure(&self, now: Instant) -> bool {
+        match &self.phase {
+            Phase::Live(live) => now < live.heard + PING + PING_ANSWER * (MISSED_PINGS + 1),
+            Phase::Waiting { .. } | Phase::Round { .. } => true,
         }
     }
 

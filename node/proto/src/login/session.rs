@@ -6,14 +6,19 @@ use kanpachi_common::{
     UnixTime, Verified,
     org::{Directory, Manifest},
     wire::{
-        control::{ClientMessage, MISSED_PINGS, Nonce, Refused, ServerMessage, Welcome, codes},
+        control::{
+            ClientMessage, MISSED_PINGS, Nonce, REST_MS, Refused, Resting, ServerMessage, Welcome,
+            codes,
+        },
         frame::Frame,
     },
 };
 
+use crate::tunnel::timers::next_beat;
+
 use super::{
-    Action, Attempt, Event, HURRY, Live, Login, MAX_ASKED, MIN_BACKOFF, PING, PING_ANSWER, Phase,
-    Trouble, Welcomed,
+    Action, Attempt, Event, HURRY, LOOKED_AT, Live, Login, MAX_ASKED, MIN_BACKOFF, PING,
+    PING_ANSWER, PING_AT_REST, Phase, Trouble, Welcomed,
 };
 
 impl Login {
@@ -41,7 +46,11 @@ impl Login {
             && live.attempt == attempt
         {
             (live.unanswered, live.hurried) = (0, 0);
-            live.next_ping = now + PING;
+            live.heard = now;
+            live.next_ping = match self.beat.filter(|_| live.resting) {
+                Some(beat) => next_beat(beat, now),
+                None => now + live.pause(),
+            };
             match message {
                 ServerMessage::Ping(nonce) => {
                     let frame = ClientMessage::Pong(nonce).frame(id);
@@ -94,12 +103,15 @@ impl Login {
         self.unreachable = None;
         self.last_trouble = None;
         self.backoff = MIN_BACKOFF;
+        self.looked = now;
         self.phase = Phase::Live(Live {
             attempt,
             address,
             server,
             since: now,
             next_ping: now + PING,
+            heard: now,
+            resting: false,
             unanswered: 0,
             hurried: 0,
             announcing: super::announce::Announcing::default(),
@@ -210,6 +222,11 @@ impl Login {
             return;
         };
         let attempt = live.attempt;
+        if !live.resting && now >= self.looked + LOOKED_AT {
+            live.resting = true;
+            let frame = ClientMessage::Resting(Resting(REST_MS)).frame(0);
+            self.actions.push_back(Action::Send { attempt, frame });
+        }
         if live.unanswered >= MISSED_PINGS {
             let trouble = Trouble::Silent(live.address.clone());
             self.actions.push_back(Action::Close(attempt));
@@ -228,6 +245,30 @@ impl Login {
         }
         let frame = ClientMessage::Ping(Nonce(u64::from(live.unanswered))).frame(0);
         self.actions.push_back(Action::Send { attempt, frame });
+    }
+}
+
+impl Login {
+    /// Somebody looks again: the coordinator is asked as often as before, and at once when it has been silent for as long.
+    pub(super) fn end_rest(&mut self, now: Instant) {
+        let Phase::Live(live) = &mut self.phase else {
+            return;
+        };
+        live.resting = false;
+        let (attempt, heard) = (live.attempt, live.heard);
+        if live.unanswered == 0 && live.hurried == 0 {
+            live.next_ping = heard + PING;
+        }
+        let frame = ClientMessage::Resting(Resting(0)).frame(0);
+        self.actions.push_back(Action::Send { attempt, frame });
+        self.handle_timeout(now);
+    }
+}
+
+impl Live {
+    /// How long the coordinator may be silent before it is asked.
+    const fn pause(&self) -> Duration {
+        if self.resting { PING_AT_REST } else { PING }
     }
 }
 

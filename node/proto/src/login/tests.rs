@@ -3,7 +3,7 @@
 use kanpachi_common::{
     Candidate, CandidateKind, Pool, SecretKey, Signed, TunnelKey,
     org::Server,
-    wire::control::{Announce, Nonce, Pull, Refused, Welcome, codes},
+    wire::control::{Announce, Nonce, Pull, Refused, Resting, Welcome, codes},
 };
 
 use super::*;
@@ -170,26 +170,104 @@ fn a_coordinator_that_answers_stays_connected_for_an_hour() {
     let (org, start) = (Org::new(1), Instant::now());
     let mut login = login(&org, 1, start);
     let attempt = connect(&mut login, &org, start);
-    let mut pings = 0;
+    let (mut pings, mut rests) = (0, 0);
     let mut now = start;
     while now < start + Duration::from_secs(3600) {
         now = login.poll_timeout();
         login.handle_timeout(now);
-        while let Some(Action::Send { frame, .. }) = login.poll_action() {
-            assert!(matches!(
-                ClientMessage::from_frame(&frame),
-                Ok(ClientMessage::Ping(_))
-            ));
-            pings += 1;
-            login.handle_frame(
-                attempt,
-                &ServerMessage::Pong(Nonce(0)).frame(0),
-                now + Duration::from_millis(40),
-            );
+        for message in said(&mut login) {
+            match message {
+                ClientMessage::Ping(_) => {
+                    pings += 1;
+                    answer(&mut login, attempt, now + Duration::from_millis(40));
+                }
+                ClientMessage::Resting(Resting(ms)) => {
+                    assert_eq!(ms, REST_MS);
+                    rests += 1;
+                }
+                other => panic!("{other:?}"),
+            }
         }
     }
     assert!(matches!(login.state(), State::Connected { .. }));
-    assert!((700..=720).contains(&pings), "{pings}");
+    // A minute as often as ever, and then nobody looks.
+    assert_eq!(rests, 1);
+    assert!((145..=152).contains(&pings), "{pings}");
+}
+
+fn said(login: &mut Login) -> Vec<ClientMessage> {
+    let mut out = Vec::new();
+    while let Some(Action::Send { frame, .. }) = login.poll_action() {
+        out.push(ClientMessage::from_frame(&frame).unwrap());
+    }
+    out
+}
+
+fn answer(login: &mut Login, attempt: Attempt, now: Instant) {
+    login.handle_frame(attempt, &ServerMessage::Pong(Nonce(0)).frame(0), now);
+}
+
+/// A session that nobody has looked at for so long that it rests, a while after the last sign of life.
+fn at_rest(org: &Org, start: Instant) -> (Login, Attempt, Instant) {
+    let mut login = login(org, 1, start);
+    let attempt = connect(&mut login, org, start);
+    let mut now = start;
+    while now < start + Duration::from_secs(120) {
+        now = login.poll_timeout();
+        login.handle_timeout(now);
+        if !said(&mut login).is_empty() {
+            answer(&mut login, attempt, now);
+        }
+    }
+    assert_eq!(login.poll_timeout(), now + PING_AT_REST);
+    (login, attempt, now + PING_AT_REST - Duration::from_secs(1))
+}
+
+#[test]
+fn whoever_looks_is_told_when_the_coordinator_has_been_asked() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let (mut login, attempt, now) = at_rest(&org, start);
+    assert!(!login.look(now), "it claims what it does not know");
+    let said = said(&mut login);
+    assert!(
+        matches!(
+            said[..],
+            [
+                ClientMessage::Resting(Resting(0)),
+                ClientMessage::Ping(Nonce(_))
+            ]
+        ),
+        "{said:?}"
+    );
+    let answered = now + Duration::from_millis(30);
+    assert!(!login.is_sure(answered));
+    answer(&mut login, attempt, answered);
+    assert!(login.is_sure(answered) && login.look(answered));
+    assert_eq!(login.poll_timeout(), answered + PING);
+}
+
+#[test]
+fn whoever_looks_at_a_dead_coordinator_is_told_so_within_four_seconds() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let (mut login, _, looked) = at_rest(&org, start);
+    assert!(!login.look(looked));
+    let mut now = looked;
+    while !login.is_sure(now) {
+        now = login.poll_timeout();
+        login.handle_timeout(now);
+    }
+    assert!(matches!(login.state(), State::Unreachable { .. }));
+    assert!(now - looked <= Duration::from_secs(4), "{:?}", now - looked);
+}
+
+#[test]
+fn nobody_waits_who_looks_while_the_last_word_is_new() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let (mut login, attempt, now) = at_rest(&org, start);
+    answer(&mut login, attempt, now);
+    let later = now + Duration::from_secs(3);
+    assert!(login.look(later));
+    assert_eq!(login.poll_timeout(), now + PING);
 }
 
 #[test]

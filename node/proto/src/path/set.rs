@@ -83,6 +83,8 @@ pub struct Activity {
     pub waiting_since: Option<Instant>,
     /// This end decides which path is better.
     pub controls: bool,
+    /// A moment at which keepalives are due, if they are due at moments that many share.
+    pub beat: Option<Instant>,
 }
 
 /// All addresses of one peer and which of them data takes.
@@ -582,6 +584,9 @@ impl PathSet {
         let Some(probed) = path.last_probe else {
             return Some(now);
         };
+        if let Some(beat) = activity.beat.filter(|_| interval == PROBE_IDLE) {
+            return Some(timers::next_beat(beat, probed));
+        }
         // What the peer asks is answered, and does as well as asking.
         let served = path.last_kept.filter(|_| interval == PROBE_UNASKED);
         Some(served.map_or(probed, |at| at.max(probed)) + interval)
@@ -590,7 +595,8 @@ impl PathSet {
     /// Is it time to probe a path? A keepalive may go out along with others.
     fn is_due(&self, path: &Path, activity: &Activity, now: Instant) -> bool {
         let resting = self.trouble_since.is_none() && !activity.active && activity.eager.is_none();
-        let early = if resting && activity.controls && self.primary == Some(path.addr) {
+        let alone = activity.beat.is_none() && activity.controls;
+        let early = if resting && alone && self.primary == Some(path.addr) {
             PROBE_IDLE_EARLY
         } else {
             Duration::ZERO

@@ -24,6 +24,7 @@ fn order(counter: u64) -> Order {
 }
 
 const QUIET: Activity = Activity {
+    beat: None,
     active: false,
     wanted: true,
     eager: None,

@@ -10,7 +10,7 @@ use kanpachi_common::wire::relay::{
     datagram::{self, Bind, Cookie, Step},
 };
 
-use crate::tunnel::{Entropy, Transmit};
+use crate::tunnel::{Entropy, Transmit, timers::next_beat};
 
 /// When an unanswered bind is sent again, after the one before it; then at the last pause for good.
 const AGAIN: [Duration; 6] = [
@@ -21,7 +21,7 @@ const AGAIN: [Duration; 6] = [
     Duration::from_secs(4),
     Duration::from_secs(30),
 ];
-/// Repeated this often while it works: NATs forget UDP after 30 s and more (RFC 4787 asks for 120 s).
+/// Repeated this often while it works, or when everything is that is kept: NATs forget UDP after 30 s and more (RFC 4787 asks for 120 s).
 const KEEP: Duration = Duration::from_secs(20);
 /// Binds that may go unanswered before the address counts as lost.
 const MISSED: usize = 3;
@@ -135,6 +135,7 @@ impl Binding {
         &mut self,
         from: SocketAddr,
         datagram: &[u8],
+        beat: Option<Instant>,
         now: Instant,
     ) -> Option<Option<Transmit>> {
         let (step, bind) = datagram::decode_bound(datagram)?;
@@ -157,7 +158,7 @@ impl Binding {
                     return Some(self.answer(kept));
                 }
                 self.unanswered = 0;
-                self.next = now + KEEP;
+                self.next = beat.map_or(now + KEEP, |beat| next_beat(beat, now));
                 Some(None)
             }
         }

@@ -128,6 +128,8 @@ pub struct Relays {
     proofs: Vec<Proof>,
     manifest: Option<Signed<Manifest>>,
     told: BTreeMap<NodeId, Vec<SocketAddr>>,
+    /// When bindings are kept, with everything else that is.
+    beat: Option<Instant>,
     outputs: VecDeque<Output>,
 }
 
@@ -153,6 +155,7 @@ impl Relays {
             proofs: Vec::new(),
             manifest: None,
             told: BTreeMap::new(),
+            beat: None,
             outputs: VecDeque::new(),
         }
     }
@@ -166,6 +169,11 @@ impl Relays {
             self.relays.clear();
             self.changed();
         }
+    }
+
+    /// As [`Tunnels::set_beat`](crate::tunnel::Tunnels::set_beat).
+    pub fn set_beat(&mut self, moment: Instant) {
+        self.beat = Some(moment);
     }
 
     /// Replaces the relays to use; the first [`MAX_RELAYS`] count.
@@ -321,7 +329,10 @@ impl Relays {
                 continue;
             };
             let before = session.binding.bound();
-            if let Some(next) = session.binding.handle_answer(from, datagram, now) {
+            if let Some(next) = session
+                .binding
+                .handle_answer(from, datagram, self.beat, now)
+            {
                 self.outputs.extend(next.map(Output::Transmit));
                 if session.binding.bound() != before {
                     self.changed();

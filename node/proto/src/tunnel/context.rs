@@ -90,6 +90,8 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) entropy: Entropy,
     pub(crate) start: Instant,
+    /// A moment at which keepalives are due, and so are all that are a multiple of their interval away.
+    pub(crate) beat: Option<Instant>,
     pub(crate) counter: HandshakeCounter,
     pub(crate) generation: u64,
     pub(crate) epochs: BTreeMap<NetworkId, u64>,
@@ -123,6 +125,7 @@ impl Context {
             config,
             entropy: Entropy::new(seed),
             start: now,
+            beat: None,
             counter: HandshakeCounter {
                 major: counter_floor,
                 minor: 0,

@@ -29,6 +29,7 @@ mod payload;
 mod peer;
 mod reassembly;
 mod replay;
+mod rest;
 mod session;
 pub mod timers;
 mod tunnels;
@@ -48,6 +49,7 @@ pub use self::{
     peer::PeerConfig,
     reassembly::{LIFETIME_MS, MAX_HELD, MAX_OPEN, MAX_WHOLE, Reassembly, Whole},
     replay::{ReplayWindow, WINDOW},
+    rest::{Attended, attend},
     session::{
         OpenError, Opened, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES, SealError, Session,
         SessionStats,

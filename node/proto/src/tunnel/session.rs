@@ -205,6 +205,12 @@ impl Session {
         self.asleep.store(true, Relaxed);
     }
 
+    /// Does it carry no data, so that nothing has to be looked at?
+    #[must_use]
+    pub fn is_asleep(&self) -> bool {
+        self.asleep.load(Relaxed)
+    }
+
     /// To be asked after data was sealed or opened. `true` for the first data after a rest: then the core is to be told, by
     /// [`Tunnels::handle_woken`](super::Tunnels::handle_woken).
     #[must_use]

@@ -1,7 +1,7 @@
 //! Every interval and limit of the tunnels in one place. Where WireGuard has a value it is WireGuard's
 //! (wireguard-go, `device/constants.go`).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::path::budget::Rate;
 
@@ -12,6 +12,10 @@ pub(crate) const REKEY_AFTER_AS_RESPONDER: Duration = Duration::from_secs(45);
 /// A session at rest gets it so much later: along with a keepalive from the first on, and by itself after the second.
 pub(crate) const REKEY_AT_REST: (Duration, Duration) =
     (Duration::from_secs(20), Duration::from_secs(45));
+/// A session at rest that is so old has no predecessors any more.
+pub(crate) const REPLACED_AT_REST: Duration = Duration::from_secs(20);
+/// The answer to a ping that somebody asked for is waited for.
+pub(crate) const PING_WAIT: Duration = Duration::from_secs(5);
 /// A session of this age gets a successor whatever it does: there is time for it to fail twice.
 pub(crate) const SAFE_AGE: Duration = Duration::from_millis(REJECT_AFTER_MS - 15_000);
 /// A session this old neither seals nor opens (Reject-After-Time), in milliseconds.
@@ -50,6 +54,18 @@ pub(crate) const RETRY_WHEN_DOWN: Duration = Duration::from_secs(30);
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
 /// While the peer is wanted, something is sent this often to keep NAT mappings open.
 pub const PERSISTENT_KEEPALIVE: Duration = Duration::from_secs(25);
+/// Two keepalives are at least this far apart: clocks are not that exact, and are set.
+const APART: Duration = Duration::from_secs(1);
+
+/// The first keepalive after one at this moment.
+pub(crate) fn next_beat(beat: Instant, after: Instant) -> Instant {
+    let after = after + APART;
+    let every = PERSISTENT_KEEPALIVE.as_nanos();
+    let ahead = after.saturating_duration_since(beat).as_nanos() % every;
+    let behind = beat.saturating_duration_since(after).as_nanos() % every;
+    let wait = if ahead > 0 { every - ahead } else { behind };
+    after + Duration::from_nanos(u64::try_from(wait).unwrap_or(0))
+}
 /// A member that is behind is told the epochs again after this, doubling up to the second.
 pub(crate) const TELL_AGAIN: (Duration, Duration) =
     (Duration::from_millis(500), Duration::from_secs(4));

@@ -75,6 +75,13 @@ impl Tunnels {
         self.cx.millis(now)
     }
 
+    /// Keepalives of pairs at rest are due at this moment and at all that are a multiple of
+    /// [`PERSISTENT_KEEPALIVE`](timers::PERSISTENT_KEEPALIVE) away from it. Where all nodes have the same, each of them sends its
+    /// own and hears those of the others in one go.
+    pub fn set_beat(&mut self, moment: Instant) {
+        self.cx.beat = Some(moment);
+    }
+
     /// Authorises a member, or updates what is known of it. A new tunnel key ends its sessions.
     pub fn set_peer(&mut self, config: PeerConfig, now: Instant) {
         let id = config.node_id;
@@ -198,7 +205,9 @@ impl Tunnels {
     /// Asks the member for an answer over the path that data takes: [`Event::Pong`] with the token, or nothing.
     /// `false` when there is no session to ask in.
     pub fn ping(&mut self, peer: &NodeId, token: u64, now: Instant) -> bool {
-        (self.peers.get(peer)).is_some_and(|peer| peer.ping(&mut self.cx, token, now))
+        let mut asked = false;
+        self.with(peer, now, |peer, cx| asked = peer.ping(cx, token, now));
+        asked
     }
 
     /// A datagram that [`classify`](wire::classify) calls a handshake.
@@ -297,9 +306,24 @@ impl Tunnels {
         payload: &[u8],
         now: Instant,
     ) {
-        let from = canonical(from);
+        let arrival = (local_index, canonical(from), counter);
         self.with_index(local_index, now, |peer, cx| {
-            peer.handle_control(cx, local_index, from, counter, payload, now);
+            peer.handle_control(cx, arrival, payload, false, now);
+        });
+    }
+
+    /// The same of one that a packet thread has [attended](super::attend) to, and when that was.
+    pub fn handle_attended(
+        &mut self,
+        local_index: u32,
+        from: SocketAddr,
+        counter: u64,
+        payload: &[u8],
+        then: Instant,
+    ) {
+        let arrival = (local_index, canonical(from), counter);
+        self.with_index(local_index, then, |peer, cx| {
+            peer.handle_control(cx, arrival, payload, true, then);
         });
     }
 

@@ -22,7 +22,7 @@ const MAX_HEARD: usize = 8;
 const SLEEP: Duration = Duration::from_secs(2);
 
 /// Link-local IPv6 addresses need an interface to mean anything.
-fn is_portable(addr: IpAddr) -> bool {
+pub(super) fn is_portable(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(a) => !a.is_loopback(),
         IpAddr::V6(a) => !a.is_loopback() && !a.is_unicast_link_local(),

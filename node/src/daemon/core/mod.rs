@@ -41,7 +41,7 @@ use kanpachi_proto::{
     roster::{Peer, Rosters},
     spread::Spread,
 };
-use kanpachi_transport::{Proxy, SharedSocket};
+use kanpachi_transport::{Proxy, SharedSocket, alarm::Alarms};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -148,6 +148,8 @@ pub(super) struct Core {
         mpsc::Sender<Vec<relays::Server>>,
         mpsc::Receiver<Vec<relays::Server>>,
     ),
+    /// The timer of this task.
+    alarms: Arc<Alarms>,
     state: State,
 }
 
@@ -206,6 +208,8 @@ struct State {
     /// What the NAT in front of it does.
     nat: Option<NatBehaviour>,
     pending: HashMap<u64, Pending>,
+    /// Who waits for a status until it is known whether the coordinator is there.
+    want_status: Vec<oneshot::Sender<Status>>,
     joining: Option<joins::Joining>,
     drill: Option<drill::Drilling>,
     /// Peers that mDNS has shown.
@@ -293,6 +297,12 @@ impl Core {
         } = parts;
         let local = Arc::from([]);
         let state = State::default();
+        let alarms = Alarms::start().map_err(|e| {
+            ApiError::failed(
+                crate::ipc::error::code::FAILED,
+                format_args!("the system gives no timer: {e}"),
+            )
+        })?;
         let mut core = Self {
             _dir: dir,
             keys,
@@ -316,6 +326,7 @@ impl Core {
             relay_via,
             relaying,
             servers_found: mpsc::channel(4),
+            alarms,
             state,
             complaints: super::complaints::Complaints::default(),
         };
@@ -381,18 +392,20 @@ impl Core {
         mut addresses: tokio::sync::watch::Receiver<Arc<[LocalAddress]>>,
         mut sleep: Option<SleepWatch>,
     ) -> Result<(), ApiError> {
-        let mut tick = tokio::time::interval(TICK);
+        let mut tick = clock::now();
         let stop = self.stop.clone();
         let local = Arc::clone(&addresses.borrow_and_update());
         self.set_local(local);
         loop {
             self.drive().await;
+            self.tell_statuses().await;
             self.drive_records().await;
             self.tell_own().await;
             self.drive_standing().await;
             self.tell_nat().await;
             self.ask_members().await;
-            let due = self.next_timeout();
+            let due = self.next_timeout().map_or(tick, |due| due.min(tick));
+            let alarms = Arc::clone(&self.alarms);
             let drill = self.state.drill.as_ref().map(drill::Drilling::end);
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -408,9 +421,14 @@ impl Core {
                 Some(found) = self.servers_found.1.recv() => self.set_servers(found).await,
                 () = mapped(&mut self.port_mapper) => self.announce(),
                 checked = self.state.netcheck.finished() => self.note_checked(checked),
-                _ = tick.tick() => self.handle_tick().await,
                 () = drill::Drilling::ends(drill) => self.end_drill().await,
-                () = clock::until(due) => self.handle_timeout(),
+                () = clock::until_by(&alarms, Some(due)) => {
+                    self.handle_timeout();
+                    if tick <= clock::now() {
+                        tick = clock::next_beat(TICK);
+                        self.handle_tick().await;
+                    }
+                }
                 () = swarm_ended(&mut self.state.session) => break,
             }
         }

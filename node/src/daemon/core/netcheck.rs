@@ -14,7 +14,7 @@ use kanpachi_common::{CandidateKind, NatBehaviour, NodeId, nat::Mapping, org::Se
 use kanpachi_proto::portmap::{Protocol, Wanted};
 use tokio::sync::oneshot;
 
-use super::{Core, book::Origin, engine, session::resolve};
+use super::{Core, book::Origin, candidates::is_portable, engine, session::resolve};
 use crate::{
     clock,
     daemon::netcheck::{self, About, Facts, Report},
@@ -28,7 +28,10 @@ const MAX_OBSERVED: usize = 4;
 /// Peers of which it is remembered where they see this node; of each the last that it said.
 const MAX_SAID: usize = 16;
 /// Addresses that nobody confirmed for this long are forgotten while reflectors answer: a few rounds of questions.
-const CONFIRMED_FOR: Duration = Duration::from_secs(90);
+const CONFIRMED_FOR: Duration = Duration::from_secs(200);
+/// While there are tunnels the reflectors are asked this often behind a NAT: peers say with each keepalive where they see this
+/// node, and when that is elsewhere, the reflectors are asked at once, but no oftener than the second.
+const BESIDE_TUNNELS: (Duration, Duration) = (Duration::from_secs(70), Duration::from_secs(5));
 /// Without a NAT the reflectors are asked this often, and everything is checked again after a network without UDP.
 const SELDOM: Duration = Duration::from_secs(300);
 /// Otherwise everything is checked this often.
@@ -168,17 +171,19 @@ impl Netcheck {
     }
 
     /// Are the reflectors to be asked, and is everything to be checked?
-    fn due(&self, now: Instant) -> (bool, bool) {
+    fn due(&self, tunnels: bool, now: Instant) -> (bool, bool) {
         let since = |at: Option<Instant>| at.map_or(Duration::MAX, |at| now - at);
         let report = self.last().map(|checked| &checked.report);
         let calm = report.and_then(Report::behind_nat) == Some(false);
+        let ask = match (calm, tunnels) {
+            (true, _) => SELDOM,
+            (false, true) => BESIDE_TUNNELS.0,
+            (false, false) => Duration::ZERO,
+        };
         let udp = report.and_then(Report::udp) == Some(true);
         let pause = if udp { RARELY } else { SELDOM };
         let checked = self.checked.as_ref().map(|(at, _)| *at);
-        (
-            !calm || since(self.asked) >= SELDOM,
-            since(checked) >= pause,
-        )
+        (since(self.asked) >= ask, since(checked) >= pause)
     }
 
     /// Notes how a peer at this address sees the node.
@@ -221,6 +226,10 @@ impl Core {
         if self.state.netcheck.note_said(peer, addr, clock::now()) {
             tracing::debug!(%addr, %peer, "seen from outside");
             self.announce();
+            let asked = self.state.netcheck.asked;
+            if asked.is_some_and(|at| clock::since(at) >= BESIDE_TUNNELS.1) {
+                self.ask_reflectors();
+            }
         }
     }
 
@@ -257,7 +266,8 @@ impl Core {
         if self.state.netcheck.expire(now) {
             self.announce();
         }
-        let (ask, check) = self.state.netcheck.due(now);
+        let tunnels = !self.state.up.is_empty();
+        let (ask, check) = self.state.netcheck.due(tunnels, now);
         if ask {
             self.ask_reflectors();
         }
@@ -412,6 +422,16 @@ impl Core {
     }
 }
 
+/// Has this machine an address of the same family that means something elsewhere? Otherwise nothing that is sent there gets
+/// out, and nobody would answer.
+fn leads_out(local: &[IpAddr], to: IpAddr) -> bool {
+    // Unless the addresses are not known at all.
+    local.is_empty()
+        || local
+            .iter()
+            .any(|own| own.is_ipv4() == to.is_ipv4() && is_portable(*own))
+}
+
 /// Servers whose addresses are still to be looked up.
 struct Servers {
     servers: Vec<Server>,
@@ -429,6 +449,7 @@ impl Servers {
             let usable = addrs.filter(|addr| {
                 let ip = addr.ip().to_canonical();
                 self.socket.speaks(ip)
+                    && leads_out(&self.local, ip)
                     && !ip.is_loopback()
                     && !self.local.contains(&ip)
                     && self.overlay.is_underlay(addr)

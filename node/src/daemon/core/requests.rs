@@ -10,9 +10,12 @@ use super::{
     lookup::{is_owner, network_called},
     refusals::{logged_out, no_coordinator, nonsense, not_joined, not_taken, refused},
 };
-use crate::ipc::{
-    api::{InviteReply, InviteRequest, NickReply, Secret, timestamp},
-    error::{ApiError, code},
+use crate::{
+    clock,
+    ipc::{
+        api::{InviteReply, InviteRequest, NickReply, Secret, timestamp},
+        error::{ApiError, code},
+    },
 };
 
 /// Where the answer to a request goes.
@@ -21,10 +24,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
 impl Core {
     pub(super) async fn handle_request(&mut self, request: Request) {
         match request {
-            Request::Status(reply) => {
-                let status = self.status().await;
-                let _ = reply.send(status);
-            }
+            Request::Status(reply) => self.tell_status(reply).await,
             Request::RelayName(relay, reply) => drop(reply.send(self.relay_name(&relay))),
             Request::Alive(reply) => drop(reply.send(())),
             Request::Join(invite, reply) => self.begin_join(Way::Invite(invite), reply).await,
@@ -73,7 +73,11 @@ impl Core {
         }
         let session = self.state.session.as_mut();
         session
-            .and_then(|s| s.login.request(message))
+            .and_then(|s| {
+                // Somebody waits for the answer, or for the word that there is none.
+                s.login.look(clock::now());
+                s.login.request(message)
+            })
             .ok_or_else(no_coordinator)
     }
 

@@ -287,6 +287,8 @@ impl Core {
     pub(super) fn handle_timeout(&mut self) {
         let now = clock::now();
         if let Some(session) = &mut self.state.session {
+            // The wall clock may have been set since.
+            session.login.set_beat(clock::next_beat(super::TICK));
             session.login.handle_timeout(now);
         }
         self.check_join(now);
@@ -296,7 +298,12 @@ impl Core {
     /// Now and then: what ages.
     pub(super) async fn handle_tick(&mut self) {
         self.mind_network();
-        self.members_changed().await;
+        self.note_problems();
+        let wall = self.wall();
+        let rosters = self.state.session.as_ref().map(|s| &s.rosters);
+        if rosters.is_some_and(|rosters| rosters.peers(wall) != self.state.peers) {
+            self.members_changed().await;
+        }
         self.choose_relays().await;
         self.mind_adapter().await;
         if std::mem::take(&mut self.state.unsaved) {

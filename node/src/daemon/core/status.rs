@@ -14,10 +14,11 @@ use kanpachi_proto::{
     roster::Rosters,
     tunnel::{PathState, PeerStatus},
 };
+use tokio::sync::oneshot;
 
 use super::{Core, book::Origin};
 use crate::{
-    clock::wall_of,
+    clock::{self, wall_of},
     daemon::engine,
     ipc::api::{
         Adapter, AddressSource, Coordinator, CoordinatorState, Freshness, Member, Network, Path,
@@ -25,6 +26,9 @@ use crate::{
     },
     platform::{Adapter as _, is_on_link},
 };
+
+/// People who wait for a status at the most; others are told at once what is known.
+const MAX_WANT_STATUS: usize = 64;
 
 /// What a member may do, in the word of the contract.
 fn role(caps: Caps) -> String {
@@ -79,7 +83,31 @@ impl Core {
         self.wall().max(newest.unwrap_or_default())
     }
 
-    pub(super) async fn status(&mut self) -> Status {
+    /// Tells how everything is, once it is known whether the coordinator is there.
+    pub(super) async fn tell_status(&mut self, reply: oneshot::Sender<Status>) {
+        let session = self.state.session.as_mut();
+        let sure = session.is_none_or(|s| s.login.look(clock::now()));
+        if sure || self.state.want_status.len() >= MAX_WANT_STATUS {
+            let _ = reply.send(self.status().await);
+        } else {
+            self.state.want_status.push(reply);
+        }
+    }
+
+    /// Tells those who wait for it, when it is known by now.
+    pub(super) async fn tell_statuses(&mut self) {
+        let session = self.state.session.as_ref();
+        let sure = session.is_none_or(|s| s.login.is_sure(clock::now()));
+        if !sure || self.state.want_status.is_empty() {
+            return;
+        }
+        let status = self.status().await;
+        for reply in std::mem::take(&mut self.state.want_status) {
+            let _ = reply.send(status.clone());
+        }
+    }
+
+    async fn status(&mut self) -> Status {
         let report = self.engine.report().await;
         let adapter = self.state.adapter.as_ref();
         let rosters = self.rosters().into_iter().flat_map(|r| r.rosters());
@@ -368,7 +396,7 @@ impl Core {
 
 fn handshake(status: Option<&PeerStatus>) -> Option<Timestamp> {
     let age = status?.session.as_ref()?.age;
-    Some(wall_of(crate::clock::now().checked_sub(age)?))
+    Some(wall_of(clock::now().checked_sub(age)?))
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ use crate::platform::{AddressWatch, Exclude, LocalAddress, PlatformError, range_
 const SETTLE: Duration = Duration::from_millis(100);
 /// A burst that does not end is looked at anyway.
 const SETTLE_LIMIT: Duration = Duration::from_millis(500);
-/// A notification that the kernel dropped delays us by at most this.
-const REFRESH: Duration = Duration::from_secs(30);
+/// A notification that the kernel dropped, which it does under floods of them only, delays us by at most this.
+const REFRESH: Duration = Duration::from_secs(120);
 
 /// What changes the list.
 const GROUPS: [MulticastGroup; 3] = [

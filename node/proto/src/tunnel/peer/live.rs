@@ -12,9 +12,9 @@ use super::{
         context::Context,
         control::Control,
         event::{CloseReason, Event},
+        rest::seal,
         session::Session,
         timers,
-        wire::{HEADER_LEN, Kind, OVERHEAD},
     },
     Peer,
 };
@@ -28,17 +28,6 @@ const IN_USE_MS: u64 = 15_000;
 const REST_AFTER_MS: u64 = 11_000;
 /// At most one [`Event::Rtt`] per peer in this time.
 const RTT_EVENT_EVERY: Duration = Duration::from_secs(1);
-
-/// Seals one control message; `None` when the session does not send (any more).
-fn seal(session: &Session, message: &Control, now_ms: u64) -> Option<Vec<u8>> {
-    let payload = message.encode();
-    let mut buf = vec![0; payload.len() + OVERHEAD];
-    buf[HEADER_LEN..HEADER_LEN + payload.len()].copy_from_slice(&payload);
-    session
-        .seal_into(Kind::Control, &mut buf, payload.len(), now_ms)
-        .ok()?;
-    Some(buf)
-}
 
 /// Pings on somebody's order under way at once; the oldest gives way.
 const MAX_PINGS: usize = 256;
@@ -121,10 +110,13 @@ impl Peer {
     }
 
     /// Asks for an answer on the primary path.
-    pub(crate) fn ping(&self, cx: &mut Context, token: u64, now: Instant) -> bool {
+    pub(crate) fn ping(&mut self, cx: &mut Context, token: u64, now: Instant) -> bool {
         let (Some(path), Some(_)) = (self.paths.primary(), self.current_live()) else {
             return false;
         };
+        // The answer is waited for.
+        self.awake_until = Some(now + timers::PING_WAIT);
+        self.end_rest(now);
         let nonce = cx.entropy.u64();
         if cx.pings.len() >= MAX_PINGS {
             cx.pings.pop_front();
@@ -171,16 +163,17 @@ impl Peer {
         }
     }
 
-    /// A control payload came in, authenticated and not a repetition.
+    /// A control payload came in, authenticated and not a repetition. `attended` says that a packet thread has answered what
+    /// is to be answered.
     pub(crate) fn handle_control(
         &mut self,
         cx: &mut Context,
-        local_index: u32,
-        from: SocketAddr,
-        counter: u64,
+        arrival: (u32, SocketAddr, u64),
         payload: &[u8],
+        attended: bool,
         now: Instant,
     ) {
+        let (local_index, from, counter) = arrival;
         if !self.confirm(cx, local_index, from, counter, now) {
             return;
         }
@@ -199,7 +192,9 @@ impl Peer {
                 } else {
                     self.paths.asked(from, now);
                 }
-                self.say(cx, from, &Control::Pong { nonce, seen: from }, now);
+                if !attended {
+                    self.say(cx, from, &Control::Pong { nonce, seen: from }, now);
+                }
             }
             Some(Control::Pong { nonce, seen }) => {
                 self.answer_ping(cx, nonce, from, now);
@@ -214,6 +209,9 @@ impl Peer {
             Some(Control::Punch { .. }) => self.handle_punch(cx, now),
             Some(Control::Close { .. }) => self.closed_by_peer(cx, now),
             None => {}
+        }
+        if attended {
+            self.expire(cx, now);
         }
         self.report(cx);
     }
@@ -287,6 +285,7 @@ impl Peer {
             eager: unheard.then_some(timers::CONFIRM_EVERY),
             waiting_since: session.waiting_since_ms().map(|ms| cx.instant(ms)),
             controls: self.controls,
+            beat: cx.beat,
         })
     }
 
@@ -325,7 +324,7 @@ impl Peer {
     /// A session at rest gets its successor when its time has come and the node is awake anyway.
     fn succeed_along(&mut self, cx: &mut Context, now: Instant) {
         let old = self.current_live().is_some_and(|live| {
-            let from = live.rekey_at + timers::REKEY_AT_REST.0;
+            let from = live.rekey_from + timers::REKEY_AT_REST.0;
             from.min(live.created + timers::SAFE_AGE) <= now
         });
         if old && self.wanted && self.attempt.is_none() && self.paths.is_healthy() {
@@ -358,7 +357,7 @@ impl Peer {
         let old = in_use && now >= rekey_at;
         if dead || old || session.is_running_out() {
             self.begin(cx, timers::ATTEMPT, now);
-        } else if self.may_rest(&session, now_ms) {
+        } else if self.may_rest(cx, &session, now_ms) {
             session.sleep();
             self.next_tick = if self.wanted {
                 let latest = rekey_at + timers::REKEY_AT_REST.1;
@@ -371,11 +370,14 @@ impl Peer {
     }
 
     /// Has the session been idle for so long that there is nothing to look at before it carries data again?
-    fn may_rest(&self, session: &Session, now_ms: u64) -> bool {
+    fn may_rest(&self, cx: &Context, session: &Session, now_ms: u64) -> bool {
         let last_data = session.last_data_rx_ms().max(session.last_data_tx_ms());
         let idle = last_data == 0 || now_ms.saturating_sub(last_data) > REST_AFTER_MS;
         let quiet = self.paths.is_healthy() && session.waiting_since_ms().is_none();
-        idle && quiet && session.stats().rx_packets > 0
+        let awaits = self
+            .awake_until
+            .is_some_and(|until| cx.millis(until) > now_ms);
+        idle && quiet && !awaits && session.stats().rx_packets > 0
     }
 
     /// The session carries data after a rest.

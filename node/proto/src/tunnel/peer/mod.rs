@@ -63,6 +63,8 @@ pub(crate) struct Peer {
     newest: Option<HandshakeCounter>,
     up_since: Option<Instant>,
     next_tick: Instant,
+    /// Somebody waits for the answer to a ping.
+    awake_until: Option<Instant>,
     reported: Option<PathState>,
     told: Told,
     /// The epochs that the member was told last, other than by a new session.
@@ -104,6 +106,7 @@ impl Peer {
             newest: None,
             up_since: None,
             next_tick: now,
+            awake_until: None,
             reported: None,
             told: Told::default(),
             said: None,

@@ -29,6 +29,8 @@ pub(super) struct Live {
     begun: Instant,
     /// When this node starts its successor.
     pub(super) rekey_at: Instant,
+    /// The same without chance: sessions at rest that were made together have their successors together.
+    pub(super) rekey_from: Instant,
 }
 
 /// What a handshake has led to.
@@ -277,6 +279,7 @@ impl Peer {
             created: now,
             begun,
             rekey_at: now + rekey_after + later + Duration::from_millis(jitter),
+            rekey_from: now + rekey_after + later,
         });
         let peer = self.id();
         if !preferred {
@@ -362,8 +365,11 @@ impl Peer {
                 self.forget_pending(cx, at);
             }
         }
+        let replaced = self.replaced(cx, now);
         for at in (0..self.sessions.len()).rev() {
-            if now >= self.sessions[at].expires() {
+            let index = self.sessions[at].session.local_index();
+            let replaced = replaced.is_some_and(|by| by != index);
+            if now >= self.sessions[at].expires() || replaced {
                 let live = self.sessions.remove(at);
                 let current = Some(live.session.local_index()) == self.current;
                 let reason = if current {
@@ -377,6 +383,16 @@ impl Peer {
                 }
             }
         }
+    }
+
+    /// The session at rest that has taken the place of all others: the member uses it too, nothing late comes in them any more,
+    /// and no timer has to go off for their end.
+    fn replaced(&self, cx: &Context, now: Instant) -> Option<u32> {
+        let current = self.current_live()?;
+        let (session, created) = (&current.session, current.created);
+        let settled = now >= created + timers::REPLACED_AT_REST;
+        let used = session.stats().last_rx_ms > cx.millis(created + timers::CROSSED);
+        (settled && used && session.is_asleep()).then(|| session.local_index())
     }
 
     fn session_lost(&mut self, cx: &mut Context, now: Instant) {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::sim::{Sim, config, ms, secs};
 use crate::{
     path::PathKind,
-    tunnel::{Event, PathState},
+    tunnel::{Attended, Control, Event, PathState, attend, timers::PERSISTENT_KEEPALIVE},
 };
 
 const PEERS: usize = 14;
@@ -71,6 +72,75 @@ fn one_waking_serves_all_peers_and_one_end_asks_for_both() {
             assert!(status.fresh, "{at} knows nothing of {other}: {status:?}");
         }
     }
+}
+
+#[test]
+fn nodes_with_the_same_clock_ask_and_are_asked_at_the_same_moments() {
+    let mut sim = at_rest(45);
+    let beat = sim.start;
+    for at in 0..=PEERS {
+        sim.with(at, |t, _| t.set_beat(beat));
+    }
+    sim.run(secs(60));
+    let since = sim.log.len();
+    let wakings = wakings(&mut sim, 0, 300);
+    // Twelve beats. In each everybody is asked and the answers are read; in half of them there are handshakes.
+    assert!(wakings <= 32, "{wakings} wakings in five minutes");
+    let every = PERSISTENT_KEEPALIVE.as_millis();
+    // Some land in the last moment before, when the sender's clock is a little ahead.
+    let late = |at: Duration| at.as_millis() % every;
+    let packets = sim.log[since..].iter();
+    let off = packets
+        .filter(|p| late(p.at) > 1500)
+        .map(|p| p.at)
+        .collect::<Vec<_>>();
+    assert!(off.is_empty(), "{off:?}");
+    for peer in 1..=PEERS {
+        let (out, back) = (sent(&sim, 0, peer, since), sent(&sim, peer, 0, since));
+        assert!((12..=25).contains(&out), "to {peer}: {out}");
+        assert!((12..=25).contains(&back), "from {peer}: {back}");
+        let status = sim.hosts[0].tunnels.status(&sim.id(peer), sim.now);
+        assert!(status.unwrap().fresh);
+    }
+}
+
+#[test]
+fn a_packet_thread_answers_for_a_session_at_rest_and_for_no_other() {
+    let mut sim = at_rest(46);
+    let (one, other) = (sim.id(0), sim.id(1));
+    let ours = sim.hosts[0].session(&other).unwrap();
+    let theirs = sim.hosts[1].session(&one).unwrap();
+    let from = sim.hosts[1].addr(0);
+    let now_ms = sim.hosts[0].tunnels.millis(sim.now);
+    let (nonce, primary) = (9, true);
+    let ping = Control::Ping { nonce, primary }.encode();
+    let Attended::Answered(mut answer) = attend(&ours, from, &ping, now_ms) else {
+        panic!("not answered");
+    };
+    let opened = theirs.open_in_place(&mut answer, now_ms).unwrap();
+    let pong = Control::Pong { nonce, seen: from };
+    assert_eq!(Control::decode(&answer[opened.payload]), Some(pong.clone()));
+    assert_eq!(attend(&ours, from, &pong.encode(), now_ms), Attended::Later);
+    // Whatever else is said, and an address that is tried, is for the core.
+    let tried = Control::Ping {
+        nonce,
+        primary: false,
+    };
+    let news = Control::Keepalive {
+        generation: 1,
+        epochs: vec![],
+    };
+    for message in [tried, news, Control::Close { reason: 0 }] {
+        assert_eq!(attend(&ours, from, &message.encode(), now_ms), Attended::No);
+    }
+    // And so is everything while somebody waits for the answer to a ping.
+    assert!(sim.with(0, |t, now| t.ping(&other, 1, now)));
+    assert!(!ours.is_asleep());
+    assert_eq!(attend(&ours, from, &ping, now_ms), Attended::No);
+    sim.run(secs(1));
+    assert!(!ours.is_asleep());
+    sim.run(secs(6));
+    assert!(ours.is_asleep());
 }
 
 #[test]

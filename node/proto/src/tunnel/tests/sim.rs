@@ -20,8 +20,8 @@ use super::nats::Filters;
 use crate::{
     path::{Candidate, PathKind, Via},
     tunnel::{
-        Config, Datagram, Event, HEADER_LEN, Kind, LocalIdentity, OVERHEAD, PathState, PeerConfig,
-        ReplayWindow, SealError, Session, Tunnels, classify,
+        Attended, Config, Datagram, Event, HEADER_LEN, Kind, LocalIdentity, OVERHEAD, PathState,
+        PeerConfig, ReplayWindow, SealError, Session, Tunnels, attend, classify,
     },
 };
 
@@ -72,7 +72,13 @@ pub(super) struct Host {
     pub(super) sending: BTreeMap<NodeId, (Arc<Session>, SocketAddr)>,
     pub(super) received: Vec<Vec<u8>>,
     pub(super) events: Vec<(Duration, Event)>,
+    /// What the packet thread answers, and what it leaves for when the core is awake anyway.
+    answers: Vec<(SocketAddr, Vec<u8>)>,
+    later: Vec<Left>,
 }
+
+/// A control message that was attended to: session, sender, counter, payload, when.
+type Left = (u32, SocketAddr, u64, Vec<u8>, Instant);
 
 impl Host {
     fn new(number: u8, config: Config, seed: u64, floor: u64, now: Instant) -> Self {
@@ -91,7 +97,44 @@ impl Host {
             sending: BTreeMap::new(),
             received: Vec::new(),
             events: Vec::new(),
+            answers: Vec::new(),
+            later: Vec::new(),
         }
+    }
+
+    /// What a shell does first whenever the core is awake.
+    fn catch_up(&mut self) {
+        for (index, from, counter, payload, at) in std::mem::take(&mut self.later) {
+            self.tunnels
+                .handle_attended(index, from, counter, &payload, at);
+        }
+    }
+
+    /// Answers for a session at rest. `false` when the core has to.
+    fn attend(
+        &mut self,
+        session: &Session,
+        from: SocketAddr,
+        counter: u64,
+        payload: &[u8],
+        now: Instant,
+    ) -> bool {
+        let index = session.local_index();
+        let usual = self
+            .sending
+            .get(&session.peer())
+            .is_some_and(|(s, endpoint)| s.local_index() == index && *endpoint == from);
+        if !usual {
+            return false;
+        }
+        match attend(session, from, payload, self.tunnels.millis(now)) {
+            Attended::No => return false,
+            Attended::Later => {}
+            Attended::Answered(answer) => self.answers.push((from, answer)),
+        }
+        self.later
+            .push((index, from, counter, payload.to_vec(), now));
+        true
     }
 
     pub(super) fn addr(&self, network: u8) -> SocketAddr {
@@ -171,7 +214,10 @@ impl Host {
         let now_ms = self.tunnels.millis(now);
         match classify(data) {
             None => {}
-            Some(Datagram::Handshake) => self.tunnels.handle_datagram(from, data, now),
+            Some(Datagram::Handshake) => {
+                self.catch_up();
+                self.tunnels.handle_datagram(from, data, now);
+            }
             Some(Datagram::Transport { receiver }) => {
                 let Some((session, window)) = self.table.get_mut(&receiver) else {
                     return;
@@ -184,6 +230,13 @@ impl Host {
                 }
                 session.record_rx(opened.kind, data.len(), now_ms);
                 let payload = &data[opened.payload];
+                let session = Arc::clone(session);
+                let left = opened.kind == Kind::Control
+                    && self.attend(&session, from, opened.counter, payload, now);
+                if left {
+                    return;
+                }
+                self.catch_up();
                 if opened.kind == Kind::Control {
                     self.tunnels.handle_opened_control(
                         receiver,
@@ -321,11 +374,13 @@ impl Sim {
 
     pub(super) fn connect(&mut self, from: usize, to: usize) {
         let (now, id) = (self.now, self.id(to));
+        self.hosts[from].catch_up();
         self.hosts[from].tunnels.connect(&id, now);
         self.drain();
     }
 
     pub(super) fn with<T>(&mut self, at: usize, f: impl FnOnce(&mut Tunnels, Instant) -> T) -> T {
+        self.hosts[at].catch_up();
         let out = f(&mut self.hosts[at].tunnels, self.now);
         self.drain();
         out
@@ -418,6 +473,9 @@ impl Sim {
 
     fn drain(&mut self) {
         for at in 0..self.hosts.len() {
+            for (to, answer) in std::mem::take(&mut self.hosts[at].answers) {
+                self.put(at, to, answer);
+            }
             while let Some(transmit) = self.hosts[at].tunnels.poll_transmit() {
                 self.put(at, transmit.to, transmit.data);
             }
@@ -451,8 +509,12 @@ impl Sim {
             }
             self.drain();
         }
-        for at in 0..self.hosts.len() {
-            self.hosts[at].tunnels.handle_timeout(self.now);
+        for host in &mut self.hosts {
+            let due = host.tunnels.poll_timeout();
+            if due.is_some_and(|due| due <= self.now) {
+                host.catch_up();
+                host.tunnels.handle_timeout(self.now);
+            }
         }
         self.drain();
     }
