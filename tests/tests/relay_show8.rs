@@ -15,6 +15,8 @@ use kanpachi_tests::note;
 /// From the eviction to the last byte that is relayed.
 const OUT: Duration = Duration::from_secs(10);
 const STOP: Duration = Duration::from_secs(10);
+/// Until everybody is logged in at a coordinator that was started again.
+const BACK: Duration = Duration::from_secs(30);
 const PORT: u16 = 12975;
 /// Datagrams of a stranger, none of which may be answered.
 const TRIES: usize = 500;
@@ -26,8 +28,13 @@ fn strangers_and_the_evicted_get_no_bytes_and_nobody_is_aimed_at() {
     run("relay-show8", |lab| {
         let mut mesh = Mesh::three(lab, &["--no-node"])?;
         let intruder = lab.public_host("intruder")?;
+        never_expire(&mut mesh)?;
         let hub = mesh.hub.node.host.v4;
         let stolen = StolenCoordinator::read(&mesh.hub.coordinator_dir())?;
+        ensure!(
+            stolen.roster()?.head().hard_expires_at.is_none(),
+            "proofs expire"
+        );
         let target = Target {
             org: stolen.org(),
             server: stolen.identity.node_id(),
@@ -53,6 +60,20 @@ fn strangers_and_the_evicted_get_no_bytes_and_nobody_is_aimed_at() {
             runtime.block_on(scene.play())
         })
     });
+}
+
+/// Has the coordinator sign rosters that are good for ever: only the relay's own news can end an old proof then.
+fn never_expire(mesh: &mut Mesh) -> Result<()> {
+    mesh.hub.process.terminate(STOP)?;
+    let db = mesh.hub.coordinator_dir().join("coordinator.db");
+    let changed =
+        rusqlite::Connection::open(db)?.execute("UPDATE network SET hard_seconds = NULL", [])?;
+    ensure!(changed == 1, "{changed} networks");
+    mesh.hub.start_again()?;
+    mesh.wait_until_logged_in(BACK)?;
+    // Each change is signed anew.
+    let alice = &mesh.member("alice")?.node;
+    alice.json(&["set-access", NETWORK, "lock"]).map(drop)
 }
 
 struct Scene<'a> {
