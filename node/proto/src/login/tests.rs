@@ -490,7 +490,7 @@ fn where_a_node_is_is_said_once_and_never_faster_than_a_coordinator_listens() {
 }
 
 /// What is said from now on: the time of each message, and whether it is a pull.
-fn said(login: &mut Login, now: Instant, all: &mut Vec<(Instant, bool)>) {
+fn note_said(login: &mut Login, now: Instant, all: &mut Vec<(Instant, bool)>) {
     while let Some(action) = login.poll_action() {
         let Action::Send { frame, .. } = action else {
             continue;
@@ -519,14 +519,14 @@ fn members_that_claim_news_without_end_do_not_use_up_what_a_coordinator_listens_
             }];
             let nat = None;
             login.announce(Announce { candidates, nat }, now);
-            said(&mut login, now, &mut all);
+            note_said(&mut login, now, &mut all);
             assert_eq!(all.last(), Some(&(now, false)), "it is said at once");
         }
         now += Duration::from_millis(10);
         if login.poll_timeout() <= now {
             login.handle_timeout(now);
         }
-        said(&mut login, now, &mut all);
+        note_said(&mut login, now, &mut all);
         login.handle_frame(attempt, &ServerMessage::Pong(Nonce(0)).frame(0), now);
     }
     let pulls: Vec<Instant> = all.iter().filter(|(_, p)| *p).map(|(at, _)| *at).collect();
@@ -546,6 +546,6 @@ fn members_that_claim_news_without_end_do_not_use_up_what_a_coordinator_listens_
     login.pull(Pull { held: vec![] }, now);
     let before = pulls.len();
     login.handle_timeout(now + Duration::from_secs(3));
-    said(&mut login, now, &mut all);
+    note_said(&mut login, now, &mut all);
     assert_eq!(all.iter().filter(|(_, p)| *p).count(), before + 1);
 }
