@@ -449,6 +449,23 @@ async fn an_eviction_ends_what_is_relayed_at_once_whatever_the_proof_says() {
     handle.shutdown().await;
 }
 
+/// The connections of a killed process are not missed for a while. The one that takes its place is served all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_killed_time_and_again_is_served_each_time() {
+    let org = Org::new();
+    let handle = bootstrap(&org).await;
+    org.publish(&handle, 1, &[11]).await;
+    let mut all = Vec::new();
+    for _ in 0..7 {
+        let mut member = Member::connect(&handle, 11, false).await;
+        let answer = member.open(&org, vec![]).await;
+        assert!(matches!(answer, RelayMessage::Opened(_)));
+        all.push(member);
+    }
+    drop(all);
+    handle.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_switched_off_is_not_there() {
     let org = Org::new();

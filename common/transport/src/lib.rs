@@ -7,6 +7,7 @@
 //! - [`reflect`]: the datagrams by which a node learns its address as others see it;
 //! - [`gated`], [`selective`]: protocols that are for known peers only;
 //! - [`relay_client`]: the asking end of circuit relay, which must not end the swarm;
+//! - [`pinned`]: streams on a connection of one's choice;
 //! - [`routing`]: how much of where a peer is goes into the routing table of the DHT;
 //! - [`alarm`]: timers that wake a thread no oftener than they have to;
 //! - [`observed`], [`remotes`], [`filter`], [`identity`], [`resolve`]: small parts that every swarm here needs.
@@ -21,6 +22,7 @@ pub mod gated;
 mod gso;
 pub mod identity;
 pub mod observed;
+pub mod pinned;
 mod proxy;
 mod queue;
 pub mod quic;

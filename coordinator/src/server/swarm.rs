@@ -25,8 +25,9 @@ use crate::service::RemoteLookup;
 
 /// Connections at once at the most.
 const MAX_CONNECTIONS: u32 = 8192;
-/// Of one peer: QUIC, TCP, and one that replaces a lost one.
-const MAX_CONNECTIONS_PER_PEER: u32 = 4;
+/// Of one peer: QUIC, TCP, and one that replaces a lost one; and as many again that died without a word when the peer was
+/// killed and are not missed yet.
+const MAX_CONNECTIONS_PER_PEER: u32 = 8;
 /// Inbound handshakes at once.
 const MAX_PENDING: u32 = 256;
 /// Time between two exchanges of addresses with a peer that nothing new is heard of; news is told at once.

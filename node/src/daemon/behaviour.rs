@@ -16,8 +16,9 @@ use arc_swap::ArcSwap;
 use kanpachi_common::{
     OrgId,
     record::{MAX_OUTER, MAX_TTL},
+    wire::control,
 };
-use kanpachi_transport::{Gated, RelayClient, observed};
+use kanpachi_transport::{Gated, RelayClient, observed, pinned};
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
     allow_block_list::{self, BlockedPeers},
@@ -89,6 +90,8 @@ pub(super) struct Behaviour {
     mdns: Toggle<mdns::tokio::Behaviour>,
     pub(super) for_known: Gated<ForKnown>,
     pub(super) streams: libp2p_stream::Behaviour,
+    /// Control streams to coordinators.
+    pub(super) control: pinned::Behaviour,
 }
 
 /// What only members and servers get.
@@ -147,6 +150,7 @@ impl Behaviour {
             mdns: mdns.into(),
             for_known: Gated::new(for_known, MAX_STRANGERS),
             streams: libp2p_stream::Behaviour::new(),
+            control: pinned::Behaviour::new(StreamProtocol::new(control::PROTOCOL)),
         })
     }
 }

@@ -15,7 +15,7 @@ mod socket;
 use std::{
     collections::{HashMap, VecDeque},
     fmt, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -240,6 +240,21 @@ impl QuicTransport {
     }
 }
 
+/// Fails if this machine has no route to an address, as most have none to IPv6 where they have no IPv6. To quinn a packet
+/// that the system does not take is a lost one, and the handshake goes on until its time is over.
+fn check_route(to: SocketAddr) -> io::Result<()> {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable};
+    let any = match to {
+        SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
+        SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
+    };
+    // This sends nothing. Whatever else is wrong with such a socket says nothing of the address.
+    match UdpSocket::bind(any).and_then(|socket| socket.connect(to)) {
+        Err(error) if matches!(error.kind(), HostUnreachable | NetworkUnreachable) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn accept(endpoint: quinn::Endpoint) -> BoxFuture<'static, Option<quinn::Incoming>> {
     async move { endpoint.accept().await }.boxed()
 }
@@ -312,6 +327,7 @@ impl Transport for QuicTransport {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
         if opts.role == Endpoint::Dialer {
+            check_route(to).map_err(Error::from)?;
             let connecting = self.connect(to)?;
             return Ok(establish(connecting).boxed());
         }

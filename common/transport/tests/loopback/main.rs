@@ -6,6 +6,7 @@
 )]
 
 mod gated;
+mod pinned;
 mod socket;
 mod swarm;
 mod util;

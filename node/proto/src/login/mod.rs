@@ -1,8 +1,10 @@
 //! The session with the coordinators: who is dialled when, the hello, pings, and coming back.
 //!
 //! Coordinators are dialled in parallel, staggered by 250 ms, as Happy Eyeballs (RFC 8305) does it for addresses.
-//! The first one that says [`Welcome`] and belongs to the organisation wins; the others are let go. A lost session
-//! is dialled again after a wait that doubles, with jitter, up to 8 s or what the coordinator asked for.
+//! The first one that says [`Welcome`] and belongs to the organisation wins; the others are let go. A coordinator that
+//! is reached at several of its addresses is told the hello over one stream at a time: to it a second one is a machine
+//! that logs in again, and the first session ends. A lost session is dialled again after a wait that doubles, with
+//! jitter, up to 8 s or what the coordinator asked for.
 
 mod announce;
 mod claims;
@@ -182,7 +184,17 @@ pub enum State {
 struct Dialling {
     address: Address,
     deadline: Instant,
+    /// Who is there, once the stream is open.
     server: Option<NodeId>,
+    /// It was told the hello.
+    greeted: bool,
+}
+
+impl Dialling {
+    /// The server is being asked over another stream.
+    const fn is_held(&self) -> bool {
+        self.server.is_some() && !self.greeted
+    }
 }
 
 #[derive(Debug)]
@@ -363,9 +375,31 @@ impl Login {
             return;
         };
         dialling.server = Some(server);
-        dialling.deadline = now + ATTEMPT;
-        let frame = ClientMessage::Hello(self.hello.clone()).frame(0);
-        self.actions.push_back(Action::Send { attempt, frame });
+        self.greet(server, now);
+    }
+
+    /// Says hello to a server over the first stream that is open to it, unless it was told already.
+    fn greet(&mut self, server: NodeId, now: Instant) {
+        let mut theirs = self.attempts.values().filter(|d| d.server == Some(server));
+        if theirs.any(|d| d.greeted) {
+            return;
+        }
+        let held = (self.attempts.iter_mut()).find(|(_, d)| d.server == Some(server));
+        if let Some((attempt, dialling)) = held {
+            (dialling.greeted, dialling.deadline) = (true, now + ATTEMPT);
+            let frame = ClientMessage::Hello(self.hello.clone()).frame(0);
+            let attempt = *attempt;
+            self.actions.push_back(Action::Send { attempt, frame });
+        }
+    }
+
+    /// An attempt is over: its server is asked over another stream, if there is one.
+    fn take_attempt(&mut self, attempt: Attempt, now: Instant) -> Option<Dialling> {
+        let dialling = self.attempts.remove(&attempt)?;
+        if let Some(server) = dialling.server {
+            self.greet(server, now);
+        }
+        Some(dialling)
     }
 
     /// A dial failed, or a stream ended.
@@ -373,9 +407,11 @@ impl Login {
         if let Phase::Live(live) = &self.phase
             && live.attempt == attempt
         {
+            self.actions.push_back(Action::Close(attempt));
             let trouble = Trouble::Closed(live.address.clone());
             self.lose(trouble, now);
-        } else if let Some(dialling) = self.attempts.remove(&attempt) {
+        } else if let Some(dialling) = self.take_attempt(attempt, now) {
+            self.actions.push_back(Action::Close(attempt));
             self.give_up(
                 Trouble::NoAnswer {
                     address: dialling.address,
@@ -391,12 +427,12 @@ impl Login {
         let late: Vec<Attempt> = self
             .attempts
             .iter()
-            .filter(|(_, d)| d.deadline <= now)
+            .filter(|(_, d)| d.deadline <= now && !d.is_held())
             .map(|(a, _)| *a)
             .collect();
         for attempt in late {
             self.actions.push_back(Action::Close(attempt));
-            if let Some(dialling) = self.attempts.remove(&attempt) {
+            if let Some(dialling) = self.take_attempt(attempt, now) {
                 self.give_up(
                     Trouble::NoAnswer {
                         address: dialling.address,
@@ -418,7 +454,8 @@ impl Login {
     /// When [`Login::handle_timeout`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
-        let deadline = self.attempts.values().map(|d| d.deadline).min();
+        let asked = self.attempts.values().filter(|d| !d.is_held());
+        let deadline = asked.map(|d| d.deadline).min();
         let phase = match &self.phase {
             Phase::Waiting { until } => Some(*until),
             Phase::Round { left, next_dial } => (!left.is_empty()).then_some(*next_dial),
@@ -478,6 +515,7 @@ impl Login {
                     address: address.clone(),
                     deadline: now + ATTEMPT,
                     server: None,
+                    greeted: false,
                 },
             );
             self.actions.push_back(Action::Dial { attempt, address });

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kanpachi_common::{
-    UnixTime, Verified,
+    NodeId, UnixTime, Verified,
     org::{Directory, Manifest},
     wire::{
         control::{
@@ -204,9 +204,23 @@ impl Login {
         match &self.phase {
             Phase::Live(live) if live.attempt == attempt => self.lose(trouble, now),
             _ => {
-                self.attempts.remove(&attempt);
+                if let Some(server) = self.attempts.remove(&attempt).and_then(|d| d.server) {
+                    self.let_go(server);
+                }
                 self.give_up(trouble, now);
             }
+        }
+    }
+
+    /// A server has said no. It would say the same over any other stream.
+    fn let_go(&mut self, server: NodeId) {
+        let held: Vec<Attempt> = (self.attempts.iter())
+            .filter(|(_, dialling)| dialling.server == Some(server))
+            .map(|(attempt, _)| *attempt)
+            .collect();
+        for attempt in held {
+            self.attempts.remove(&attempt);
+            self.actions.push_back(Action::Close(attempt));
         }
     }
 

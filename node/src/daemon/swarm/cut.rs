@@ -38,7 +38,7 @@ impl Task {
             return;
         }
         let local = *self.swarm.local_peer_id();
-        let coordinators = self.control_connections.values();
+        let coordinators = self.control_connections.values().map(|(peer, _)| peer);
         let servers = self.bootstraps.keys().chain(coordinators).copied();
         for peer in servers.collect::<Vec<PeerId>>() {
             if peer != local && !self.shunned.contains(&peer) {

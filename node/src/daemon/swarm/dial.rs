@@ -2,15 +2,11 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use kanpachi_common::{
-    NodeId,
-    org::Address,
-    wire::{control, member::Ask},
-};
+use kanpachi_common::{NodeId, org::Address, wire::member::Ask};
 use kanpachi_proto::login::Attempt;
-use kanpachi_transport::{node_id, peer_id};
+use kanpachi_transport::{node_id, peer_id, pinned};
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol,
+    Multiaddr, PeerId,
     swarm::{ConnectionId, dial_opts::DialOpts},
 };
 
@@ -48,6 +44,7 @@ impl Task {
         let Some(dialled) = self.attempts.get_mut(&attempt) else {
             return;
         };
+        tracing::debug!(attempt = attempt.0, %addr, "a coordinator is dialled");
         let options = DialOpts::unknown_peer_id().address(addr).build();
         let connection = options.connection_id();
         // Which of its peers is the coordinator is known from the directory only, and before the first login not at all.
@@ -84,49 +81,60 @@ impl Task {
         }
     }
 
+    /// A connection is there. The first one of an attempt carries its control stream; any further one is left to whoever
+    /// uses it, and ends when nobody does.
     pub(super) fn handle_connection(&mut self, peer: PeerId, connection: ConnectionId) {
         let Some(attempt) = self.dials.remove(&connection) else {
             return;
         };
-        let Some(dialled) = self
-            .attempts
-            .get_mut(&attempt)
-            .filter(|dialled| !dialled.open)
-        else {
-            self.swarm.close_connection(connection);
+        let dialled = self.attempts.get_mut(&attempt);
+        let Some(dialled) = dialled.filter(|dialled| !dialled.open) else {
             return;
         };
+        tracing::debug!(attempt = attempt.0, %peer, "a coordinator is connected");
         dialled.pending -= 1;
         dialled.open = true;
-        // A stream is opened on any connection to the peer, dead ones included: a killed coordinator leaves one
-        // behind that would swallow the stream for as long as QUIC's idle timeout.
-        let old: Vec<ConnectionId> = self
-            .control_connections
-            .iter()
-            .filter(|(_, p)| **p == peer)
-            .map(|(c, _)| *c)
+        self.close_former(peer);
+        self.control_connections.insert(connection, (peer, attempt));
+        self.opening.insert(connection, (peer, attempt));
+        self.swarm.behaviour_mut().control.open(peer, connection);
+    }
+
+    /// Closes connections of sessions that are over: a killed coordinator leaves one behind that would swallow streams for
+    /// as long as QUIC's idle timeout. Those of other attempts stay, which may have reached the same coordinator elsewhere.
+    fn close_former(&mut self, peer: PeerId) {
+        let over =
+            |(of, attempt): &(PeerId, Attempt)| *of == peer && !self.attempts.contains_key(attempt);
+        let connections = self.control_connections.iter();
+        let former: Vec<ConnectionId> = connections
+            .filter(|(_, of)| over(of))
+            .map(|(connection, _)| *connection)
             .collect();
-        for connection in old {
+        for connection in former {
             self.control_connections.remove(&connection);
             self.swarm.close_connection(connection);
         }
-        self.control_connections.insert(connection, peer);
-        let stop = dialled.stop.clone();
-        let Some(node) = node_id(&peer) else {
+    }
+
+    /// The control stream of an attempt is open, or will not be.
+    pub(super) async fn handle_control(&mut self, event: pinned::Event) {
+        let Some((peer, attempt)) = self.opening.remove(&event.connection) else {
             return;
         };
-        let mut control = self.control.clone();
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            let protocol = StreamProtocol::new(control::PROTOCOL);
-            match control.open_stream(peer, protocol).await {
-                Ok(stream) => control_io::run(attempt, node, stream, events, stop).await,
-                Err(error) => {
-                    let line = Line::Failed(format!("there is no coordinator: {error}"));
-                    let _ = events.send(Event::Line { attempt, line }).await;
-                }
+        let Some(dialled) = self.attempts.get(&attempt) else {
+            return;
+        };
+        match (event.outcome, node_id(&peer)) {
+            (Ok(stream), Some(node)) => {
+                let (events, stop) = (self.events.clone(), dialled.stop.clone());
+                tokio::spawn(control_io::run(attempt, node, stream, events, stop));
             }
-        });
+            (Ok(_), None) => {}
+            (Err(error), _) => {
+                let line = Line::Failed(format!("there is no coordinator: {error}"));
+                self.tell(Event::Line { attempt, line }).await;
+            }
+        }
     }
 
     /// Asks a member, which is dialled first unless it is connected, directly and over whoever may lead to it.

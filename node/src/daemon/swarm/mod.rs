@@ -212,6 +212,7 @@ pub(super) fn start(
         attempts: BTreeMap::new(),
         dials: HashMap::new(),
         control_connections: HashMap::new(),
+        opening: HashMap::new(),
         members: BTreeSet::new(),
         allowed,
         bootstraps: BTreeMap::new(),
@@ -271,8 +272,10 @@ struct Task {
     timers: (mpsc::Sender<Later>, mpsc::Receiver<Later>),
     attempts: BTreeMap<Attempt, Dialled>,
     dials: HashMap<ConnectionId, Attempt>,
-    /// Connections that control streams were opened on.
-    control_connections: HashMap<ConnectionId, PeerId>,
+    /// Connections that control streams were opened on, for which attempt.
+    control_connections: HashMap<ConnectionId, (PeerId, Attempt)>,
+    /// Those on which one is being opened.
+    opening: HashMap<ConnectionId, (PeerId, Attempt)>,
     members: BTreeSet<PeerId>,
     /// The same, for the relay.
     allowed: Members,
@@ -467,6 +470,7 @@ impl Task {
             BehaviourEvent::ForKnown(ForKnownEvent::Relay(
                 relay::client::Event::ReservationReqAccepted { relay_peer_id, .. },
             )) => self.note_reservation(relay_peer_id),
+            BehaviourEvent::Control(event) => self.handle_control(event).await,
             BehaviourEvent::ForKnown(event) => tracing::debug!(?event, "relaying and punching"),
             _ => {}
         }
