@@ -25,12 +25,12 @@ use super::stage::{
     Prey, Stage, inside, memory, rises_little, stage, start_with_nothing, take_over,
 };
 
-/// At the first victim's key; a hundred with their ghosts.
-const CROWD: usize = 50;
-/// At a key elsewhere; a record is given to the twenty that are nearest.
+/// At each of the two victims' keys; a record is given to the twenty that are nearest.
 const AT_A_KEY: usize = 24;
+/// With those that exist nowhere and that the others tell of.
+const WITH_GHOSTS: usize = 100;
 /// Addresses that the Sybils join from: a coordinator takes a few strangers from each.
-const ADDRESSES: u32 = 25;
+const ADDRESSES: u32 = 16;
 /// Until everybody knows the Sybils for members, and they stand where they should.
 const SETTLED: Duration = Duration::from_secs(30);
 pub(crate) const LOOK: Duration = Duration::from_millis(500);
@@ -45,12 +45,12 @@ pub(crate) struct Circle {
 }
 
 impl Circle {
-    /// So many that are there, and one for each of them that exists nowhere.
-    pub(crate) fn around(key: [u8; 32], sybils: usize) -> Self {
-        let seeds = seeds_near(&key, 2 * sybils);
+    /// Those that are there, and ghosts.
+    pub(crate) fn around(key: [u8; 32]) -> Self {
+        let seeds = seeds_near(&key, WITH_GHOSTS).into_iter().enumerate();
         // By turns, so that the nearest of all are of both kinds.
-        let (sybils, ghosts): (Vec<_>, Vec<_>) =
-            seeds.into_iter().enumerate().partition(|(n, _)| n % 2 == 0);
+        let lives = |n: usize| n < 2 * AT_A_KEY && n.is_multiple_of(2);
+        let (sybils, ghosts): (Vec<_>, Vec<_>) = seeds.partition(|(n, _)| lives(*n));
         let ghosts = ghosts.into_iter();
         Self {
             key,
@@ -221,8 +221,7 @@ fn members_that_surround_a_record_and_withhold_it_cut_nobody_off() {
         let circles: Arc<Vec<Circle>> = Arc::new(
             prey.members
                 .iter()
-                .zip([CROWD, AT_A_KEY])
-                .map(|((victim, _), sybils)| Circle::around(prey.key(victim), sybils))
+                .map(|(victim, _)| Circle::around(prey.key(victim)))
                 .collect(),
         );
         let host = join_all(lab, &mesh, &circles)?;
