@@ -59,9 +59,7 @@ fn every_pair_of_nats_is_as_direct_as_it_can_be() {
             .map(Site::name)
             .filter(|name| !names.contains(name))
             .collect();
-        if !left_out.is_empty() {
-            println!("did not join: {}", left_out.join(", "));
-        }
+        ensure!(left_out.is_empty(), "did not join: {}", left_out.join(", "));
         let bad = cells.iter().filter(|cell| !cell.is_good()).count();
         ensure!(bad == 0, "{bad} pairs are not as they can be, see above");
         ensure!(took < scaled(WHOLE), "the matrix took {took:?}");

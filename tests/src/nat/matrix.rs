@@ -80,10 +80,10 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Packets and status are as expected, and were in time.
+    /// There was an answer in time, and packets and status are as expected, and were in time.
     #[must_use]
     pub const fn is_good(&self) -> bool {
-        self.settled.is_some()
+        self.settled.is_some() && self.first_answer.is_some()
     }
 }
 
