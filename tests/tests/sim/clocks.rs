@@ -51,6 +51,35 @@ fn a_start_with_a_wrong_clock_never_brings_a_counter_back() {
 }
 
 #[test]
+fn of_a_wrong_clock_nothing_is_left_once_it_is_right_and_nobody_has_to_say_so() {
+    for_seeds("mended clocks", 6, |seed| {
+        let mut world = World::mesh(&Plan::new(seed, 2));
+        let years = if seed % 2 == 0 { TEN_YEARS } else { -TEN_YEARS };
+        // Wrong with a coordinator that says so, and then without one.
+        for alone in [false, true] {
+            if alone {
+                world.kill_coordinator();
+            }
+            world.stop_node(0, false);
+            world.nodes[0].wall.jump(years);
+            world.start_node(0);
+            world.run_for(secs(60));
+            // The second time while the program does not run.
+            if alone {
+                world.stop_node(0, false);
+            }
+            world.nodes[0].wall.jump(-years);
+            if alone {
+                world.start_node(0);
+            }
+            let up = world.run_until(secs(60), |w| w.is_up(0, 1));
+            assert!(up.is_some(), "no session after a clock was right again");
+        }
+        world
+    });
+}
+
+#[test]
 fn machines_that_all_start_ten_years_ahead_find_each_other_by_the_coordinators_clock() {
     for_seeds("all ahead", 6, |seed| {
         let all = [0, 1, 2];
