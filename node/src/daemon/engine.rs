@@ -18,8 +18,8 @@ use kanpachi_common::{
 use kanpachi_proto::{
     netcheck::{Answered, Asker},
     path::Candidate,
-    relay::{self, RelayAt, RelayStatus, Relays},
-    tunnel::{self, Counters, PeerConfig, PeerStatus, Session, Tunnels},
+    relay::{self, RelayAt, Relays},
+    tunnel::{self, PeerConfig, PeerStatus, Session, Tunnels},
 };
 use kanpachi_transport::{
     SharedSocket,
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::backlog::Backlog;
 pub(super) use super::backlog::Event;
 use super::park;
+pub(super) use super::report::{Report, Traffic};
 use crate::{
     clock,
     dataplane::{
@@ -113,32 +114,6 @@ pub(super) struct Pong {
     pub(super) relay: Option<NodeId>,
     /// Is the endpoint on a network that this machine is on?
     pub(super) on_link: bool,
-}
-
-/// How every peer is.
-#[derive(Debug)]
-pub(super) struct Report {
-    pub(super) peers: BTreeMap<NodeId, PeerStatus>,
-    pub(super) counters: Counters,
-    pub(super) traffic: BTreeMap<NodeId, Traffic>,
-    /// Relays that this node has, and which of them data to a peer takes.
-    pub(super) relays: Vec<RelayStatus>,
-    pub(super) via: BTreeMap<NodeId, NodeId>,
-}
-
-/// Bytes of tunnel datagrams since the daemon started.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Traffic {
-    pub(super) rx_bytes: u64,
-    pub(super) tx_bytes: u64,
-}
-
-impl Traffic {
-    fn add(&mut self, session: &Session) {
-        let stats = session.stats();
-        self.rx_bytes += stats.rx_bytes;
-        self.tx_bytes += stats.tx_bytes;
-    }
 }
 
 /// The handle of the thread.

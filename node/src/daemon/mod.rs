@@ -17,6 +17,7 @@ mod overlay;
 mod park;
 mod relay_io;
 pub(crate) mod relaying;
+mod report;
 mod swarm;
 mod watchdog;
 

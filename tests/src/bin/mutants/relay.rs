@@ -29,8 +29,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "an old proof outweighs the newest roster",
         edits: &[(
             "bootstrap/src/relay/judge.rs",
-            "&& newest.as_ref().is_none_or(|head| shown > head.position())",
-            "&& (FAULT || newest.as_ref().is_none_or(|head| shown > head.position()))",
+            "Some(head) => shown > head.position(),",
+            "Some(head) => FAULT || shown > head.position(),",
         )],
         finders: &[
             members(
