@@ -224,7 +224,7 @@ enum Phase {
     Waiting {
         until: Instant,
     },
-    Live(Live),
+    Live(Box<Live>),
 }
 
 /// The session with the coordinators.

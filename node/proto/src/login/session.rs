@@ -104,7 +104,7 @@ impl Login {
         self.last_trouble = None;
         self.backoff = MIN_BACKOFF;
         self.looked = now;
-        self.phase = Phase::Live(Live {
+        self.phase = Phase::Live(Box::new(Live {
             attempt,
             address,
             server,
@@ -115,7 +115,7 @@ impl Login {
             unanswered: 0,
             hurried: 0,
             announcing: super::announce::Announcing::default(),
-        });
+        }));
         self.events.push_back(Event::Welcome(Box::new(welcomed)));
     }
 
