@@ -61,7 +61,8 @@ const GUEST_FOR: Duration = Duration::from_secs(60);
 const STALLED: Duration = Duration::from_secs(15);
 /// Time between two looks at all sessions.
 const TICK: Duration = Duration::from_millis(500);
-/// Sessions of one node at the most: the living one and one that is about to replace it.
+/// Sessions of one node at the most: the living one and one that is about to replace it, or a stream that the node holds in
+/// case the other one comes to nothing.
 const MAX_PER_NODE: usize = 2;
 /// Sessions in total.
 const MAX_SESSIONS: usize = 8192;
@@ -197,9 +198,8 @@ impl Core {
     /// A stream was opened by an authenticated node.
     pub fn handle_open(&mut self, id: SessionId, node: NodeId, remote: Remote, now: Now) {
         self.sessions.insert(id, Session::new(node, remote, now.at));
-        let of_node = |s: &Session| s.node == node;
-        if self.count(of_node) > MAX_PER_NODE {
-            self.close_oldest(of_node, codes::REPLACED, "this machine logged in again");
+        if self.count(|s| s.node == node) > MAX_PER_NODE {
+            self.make_room(id, node);
         }
         if self.sessions.len() > MAX_SESSIONS {
             self.refuse_and_close(id, codes::BUSY, "this coordinator is full", Some(30_000));
@@ -427,6 +427,20 @@ impl Core {
 
     fn count(&self, which: impl Fn(&Session) -> bool) -> usize {
         self.sessions.values().filter(|s| which(s)).count()
+    }
+
+    /// Closes a stream of a node that has opened one too many: the oldest that said nothing, without a word, since a refusal
+    /// is for the node and not for the stream. Otherwise the oldest of all.
+    fn make_room(&mut self, newest: SessionId, node: NodeId) {
+        let mut theirs = self.sessions.iter().filter(|(_, s)| s.node == node);
+        let silent = theirs.find(|(id, s)| **id != newest && s.phase == Phase::Greeting);
+        match silent.map(|(id, _)| *id) {
+            Some(id) => self.drop_session(id),
+            None => {
+                let text = "this machine logged in again";
+                self.close_oldest(|s| s.node == node, codes::REPLACED, text);
+            }
+        }
     }
 
     fn close_oldest(&mut self, which: impl Fn(&Session) -> bool, code: u16, why: &str) {

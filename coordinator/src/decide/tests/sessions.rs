@@ -201,6 +201,22 @@ fn a_third_stream_of_a_node_takes_the_place_of_its_first() {
 }
 
 #[test]
+fn streams_that_said_nothing_make_room_before_one_that_said_hello() {
+    let mut lab = Lab::new();
+    let greeted = lab.login(1, vec![]);
+    let first = lab.open(1);
+    let second = lab.open(1);
+    assert_eq!(lab.closed, vec![first]);
+    assert!(
+        lab.read(first).is_empty(),
+        "a refusal would be for the node"
+    );
+    lab.open(1);
+    assert_eq!(lab.closed, vec![first, second]);
+    lab.welcome(greeted);
+}
+
+#[test]
 fn a_flood_of_strangers_does_not_lock_a_newcomer_out() {
     let mut lab = Lab::new();
     let token = lab.invite(LAN, None, false);

@@ -3,8 +3,8 @@
 //! Coordinators are dialled in parallel, staggered by 250 ms, as Happy Eyeballs (RFC 8305) does it for addresses.
 //! The first one that says [`Welcome`] and belongs to the organisation wins; the others are let go. A coordinator that
 //! is reached at several of its addresses is told the hello over one stream at a time: to it a second one is a machine
-//! that logs in again, and the first session ends. A lost session is dialled again after a wait that doubles, with
-//! jitter, up to 8 s or what the coordinator asked for.
+//! that logs in again, and the first session ends. One more stream is held in case that comes to nothing. A lost session
+//! is dialled again after a wait that doubles, with jitter, up to 8 s or what the coordinator asked for.
 
 mod announce;
 mod claims;
@@ -46,6 +46,9 @@ const PING: Duration = Duration::from_millis(PING_MS);
 const PING_AT_REST: Duration = Duration::from_millis(REST_MS);
 /// For so long after somebody has looked.
 const LOOKED_AT: Duration = Duration::from_secs(60);
+/// Streams to one coordinator at once: the one that was told the hello, and one that waits. It keeps as many of one node, and
+/// counts them all alike.
+const STREAMS: usize = 2;
 /// A ping counts as missed after this, and the next one goes out: so three missed ones are noticed within
 /// 5 s + 3 × 1.2 s of the last sign of life.
 const PING_ANSWER: Duration = Duration::from_millis(1200);
@@ -370,6 +373,11 @@ impl Login {
 
     /// The stream of an attempt is open, to this server.
     pub fn handle_opened(&mut self, attempt: Attempt, server: NodeId, now: Instant) {
+        let theirs = self.attempts.values().filter(|d| d.server == Some(server));
+        if theirs.count() >= STREAMS {
+            // The round goes on with those that are there.
+            self.attempts.remove(&attempt);
+        }
         let Some(dialling) = self.attempts.get_mut(&attempt) else {
             self.actions.push_back(Action::Close(attempt));
             return;

@@ -161,6 +161,10 @@ impl Login {
         let Some(dialling) = self.attempts.get(&attempt) else {
             return;
         };
+        if dialling.is_held() {
+            // It says nothing about the hello, which was told over another stream.
+            return self.handle_failed(attempt, printable(&refused.message), now);
+        }
         let address = dialling.address.clone();
         let trouble = if refused.code == codes::OTHER_ORG {
             Trouble::OtherOrganisation(address.clone())

@@ -641,3 +641,31 @@ fn two_coordinators_are_asked_at_once() {
     login.handle_opened(second, NodeId([10; 32]), start);
     assert_eq!(greeted(&mut login).0, [first, second]);
 }
+
+/// A coordinator keeps two streams of one node and closes the oldest: the one that was told the hello.
+#[test]
+fn a_third_stream_to_a_coordinator_is_closed_and_a_refusal_on_one_that_waits_ends_only_that() {
+    let (org, start) = (Org::new(1), Instant::now());
+    let mut login = login(&org, 3, start);
+    let mut all = dials(&mut login);
+    for step in 1..=2 {
+        login.handle_timeout(start + STAGGER * step);
+        all.extend(dials(&mut login));
+    }
+    let opened = start + STAGGER * 2;
+    for attempt in &all {
+        login.handle_opened(*attempt, SERVER, opened);
+    }
+    assert_eq!(greeted(&mut login), (vec![all[0]], vec![all[2]]));
+    let refused = Refused {
+        code: codes::REPLACED,
+        message: "too many".into(),
+        retry_ms: None,
+    };
+    let frame = ServerMessage::Refused(refused).frame(0);
+    login.handle_frame(all[1], &frame, opened);
+    assert_eq!(greeted(&mut login), (vec![], vec![all[1]]));
+    assert!(events(&mut login).is_empty(), "nobody is told");
+    login.handle_frame(all[0], &org.welcome(SERVER), opened);
+    assert!(matches!(login.state(), State::Connected { .. }));
+}
