@@ -43,17 +43,23 @@ impl<K: Ord + Copy> Turns<K> {
         self.waiting.remove(who);
     }
 
-    /// Takes out the next, of those who may have a turn.
-    pub(crate) fn next(&mut self, may: impl Fn(&K) -> bool) -> Option<(K, NetworkId)> {
+    /// Takes out the next, of those who may have a turn, for a network for which they may.
+    pub(crate) fn next(
+        &mut self,
+        may: impl Fn(&K) -> bool,
+        fits: impl Fn(&NetworkId) -> bool,
+    ) -> Option<(K, NetworkId)> {
         let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
         let mut keys = self
             .waiting
             .range((after, Bound::Unbounded))
-            .chain(&self.waiting)
-            .map(|(who, _)| *who);
-        let who = keys.find(|who| may(who))?;
+            .chain(&self.waiting);
+        let (who, network) = keys.find_map(|(who, networks)| {
+            let network = may(who).then(|| networks.iter().find(|n| fits(n)))??;
+            Some((*who, *network))
+        })?;
         let networks = self.waiting.get_mut(&who)?;
-        let network = networks.pop_first()?;
+        networks.remove(&network);
         if networks.is_empty() {
             self.waiting.remove(&who);
         }
@@ -74,12 +80,16 @@ mod tests {
         }
         turns.insert(2, NetworkId([7; 32]));
         turns.insert(3, NetworkId([8; 32]));
-        let who: Vec<_> = (0..5).filter_map(|_| turns.next(|_| true)).collect();
+        let who: Vec<_> = (0..5)
+            .filter_map(|_| turns.next(|_| true, |_| true))
+            .collect();
         let who: Vec<i32> = who.into_iter().map(|(who, _)| who).collect();
         assert_eq!(who, [1, 2, 3, 1, 1]);
         assert_eq!((turns.of(&1), turns.of(&2), turns.askers()), (97, 0, 1));
-        assert_eq!(turns.next(|who| *who != 1), None);
+        assert_eq!(turns.next(|who| *who != 1, |_| true), None);
+        let late = |n: &NetworkId| n.0[0] > 90;
+        assert_eq!(turns.next(|_| true, late), Some((1, NetworkId([91; 32]))));
         turns.forget(&1);
-        assert_eq!(turns.next(|_| true), None);
+        assert_eq!(turns.next(|_| true, |_| true), None);
     }
 }

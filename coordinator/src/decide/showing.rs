@@ -5,12 +5,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
 use kanpachi_common::{
     NetworkId, NodeId, Verified,
-    org::Manifest,
+    org::{Directory, Manifest},
     roster::{Caps, Head, Page},
     secret::NetworkSecret,
     wire::{
@@ -36,8 +37,10 @@ use crate::{
 pub const COMPARE_FOR: Duration = Duration::from_secs(10);
 /// A roster that is not here after this time is waited for no longer.
 const SHOW_WITHIN: Duration = Duration::from_secs(10);
-/// Rosters that are collected at once, one of each session: each is a few MiB in memory at the most.
+/// Rosters that are collected from members at once, one of each session: each is a few MiB in memory at the most.
 const MAX_SHOWS: usize = 4;
+/// And from strangers. Keys cost nothing, so theirs are places of their own. Whoever came after the backup is one of them.
+const MAX_SHOWS_OF_STRANGERS: usize = 1;
 /// Claims of one session about networks that it is not in; about its own it has one for each.
 const MAX_CLAIMS: usize = 16;
 /// How often one node may keep the others waiting by a claim.
@@ -175,7 +178,8 @@ impl Core {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        if session.remote.ip.is_some_and(|ip| ip.is_loopback()) {
+        if self.comparing.unsure.is_empty() || session.remote.ip.is_some_and(|ip| self.is_here(ip))
+        {
             return;
         }
         let unsure = &mut self.comparing.unsure;
@@ -189,6 +193,17 @@ impl Core {
         }
     }
 
+    /// Is this an address of the coordinator's own machine, as far as it knows: loopback, or one that it gives out?
+    fn is_here(&self, ip: IpAddr) -> bool {
+        let manifest = self.comparing.manifest.as_ref();
+        let directory = manifest.and_then(|m| Directory::verify(&self.config.directory, m).ok());
+        let listed = directory.iter().flat_map(|d| &d.coordinators);
+        let listed = listed.flat_map(|server| &server.addresses);
+        let given = listed.chain(&self.config.addresses);
+        let mut given = given.filter_map(|address| address.host.parse::<IpAddr>().ok());
+        ip.is_loopback() || given.any(|given| given.to_canonical() == ip.to_canonical())
+    }
+
     /// The tunnel key of a session goes into its rosters when something may be signed again.
     pub(super) fn key_waits(&mut self, id: SessionId) {
         self.comparing.keys.insert(id);
@@ -199,12 +214,7 @@ impl Core {
         let comparing = &mut self.comparing;
         comparing.asked.expire(now.at);
         comparing.shows.retain(|_, show| show.is_pending(now.at));
-        while self.comparing.shows.len() < MAX_SHOWS {
-            let shows = &self.comparing.shows;
-            let next = self.comparing.suspects.next(|id| !shows.contains_key(id));
-            let Some((id, network)) = next else {
-                break;
-            };
+        while let Some((id, network)) = self.next_suspect(now) {
             self.ask_to_show(id, network, now);
         }
         let window = self.comparing.window.is_some_and(|until| now.at < until);
@@ -216,6 +226,33 @@ impl Core {
             self.take_keys(now);
         }
         self.comparing.holds = holds;
+    }
+
+    /// Who is asked next, if there is room for a roster more.
+    fn next_suspect(&mut self, now: Now) -> Option<(SessionId, NetworkId)> {
+        let sessions = &self.sessions;
+        let is_member = |id: &SessionId| sessions.get(id).is_some_and(Session::is_in_something);
+        let Comparing {
+            shows,
+            suspects,
+            unsure,
+            window,
+            ..
+        } = &mut self.comparing;
+        let of_members = shows.keys().filter(|id| is_member(id)).count();
+        let of_strangers = shows.len() - of_members;
+        let free = |id: &SessionId| !shows.contains_key(id);
+        let mut next = None;
+        if of_members < MAX_SHOWS {
+            next = suspects.next(|id| free(id) && is_member(id), |_| true);
+        }
+        if next.is_none() && of_strangers < MAX_SHOWS_OF_STRANGERS {
+            // While members are heard, what strangers say of other networks can wait: of those nothing will be signed.
+            let open = window.is_some_and(|until| now.at < until);
+            let fits = |network: &NetworkId| !open || unsure.contains(network);
+            next = suspects.next(|id| free(id) && !is_member(id), fits);
+        }
+        next
     }
 
     fn ask_to_show(&mut self, id: SessionId, network: NetworkId, now: Now) {

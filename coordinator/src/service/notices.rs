@@ -72,7 +72,7 @@ impl Notices {
     /// Waits for a claim. For one task.
     pub(super) async fn claim(&self) -> NetworkId {
         loop {
-            let next = self.waiting().claims.next(|_| true);
+            let next = self.waiting().claims.next(|_| true, |_| true);
             if let Some((_, network)) = next {
                 return network;
             }

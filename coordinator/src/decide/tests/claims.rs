@@ -15,7 +15,7 @@ use kanpachi_common::{
 use super::{
     super::{COMPARE_FOR, SessionId},
     lab::{LAN, Lab},
-    recovery::{evict, has_joined, member_id, story},
+    recovery::{Story, evict, has_joined, member_id, story},
 };
 use crate::store::Store as _;
 
@@ -170,7 +170,7 @@ fn a_stranger_that_shows_half_a_roster_counts_as_nobody() {
 }
 
 /// A restored coordinator that is unsure about these networks, and a newcomer that waits to be let in.
-fn unsure(networks: &[NetworkId]) -> (Lab, SessionId, Held) {
+fn unsure(networks: &[NetworkId]) -> (Lab, SessionId, Story) {
     let story = story();
     let mut lab = Lab::restored(story.backup.path(), story.lab.now);
     // Node 6 is in another network.
@@ -182,13 +182,61 @@ fn unsure(networks: &[NetworkId]) -> (Lab, SessionId, Held) {
     lab.core.handle_unsure(networks, lab.now);
     let fifth = lab.join(5, story.token);
     assert!(!has_joined(&lab.read(fifth)));
-    let held = lab.held(LAN);
-    (lab, fifth, held)
+    (lab, fifth, story)
+}
+
+/// Strangers that claim what was never signed, and say nothing more.
+fn silent_strangers(lab: &mut Lab) -> Vec<SessionId> {
+    let strangers = 20..30_u8;
+    let claim = |n: u8| lab.login(n, vec![made_up(n.into())]);
+    strangers.map(claim).collect()
+}
+
+#[test]
+fn silent_strangers_keep_no_member_out_that_knows_more() {
+    let (mut lab, fifth, story) = unsure(&[LAN]);
+    silent_strangers(&mut lab);
+    let owner = story.owner;
+    let id = lab.login(1, vec![owner.held()]);
+    owner.show(&mut lab, id);
+    lab.pass(COMPARE_FOR.as_secs() + 1);
+    assert_eq!(lab.refusal(fifth).1.code, codes::RECOVERY);
+}
+
+#[test]
+fn silent_strangers_keep_nobody_out_who_came_after_the_backup() {
+    let (mut lab, fifth, story) = unsure(&[LAN]);
+    silent_strangers(&mut lab);
+    // To this coordinator it is a stranger as well.
+    let newcomer = story.newcomer;
+    let id = lab.login(4, vec![newcomer.held()]);
+    newcomer.show(&mut lab, id);
+    lab.pass(COMPARE_FOR.as_secs() + 1);
+    assert_eq!(lab.refusal(fifth).1.code, codes::RECOVERY);
+}
+
+#[test]
+fn strangers_are_asked_one_after_the_other() {
+    let (mut lab, _) = lab_of(2);
+    let strangers = silent_strangers(&mut lab);
+    let mut asked = || {
+        let read = strangers.iter().map(|id| asked_for(&lab.read(*id)).len());
+        let asked: usize = read.sum();
+        for _ in 0..11 {
+            for id in &strangers {
+                lab.say(*id, 0, &C::Ping(Nonce(1)));
+            }
+            lab.pass(1);
+        }
+        asked
+    };
+    assert_eq!([asked(), asked(), asked()], [1, 1, 1]);
 }
 
 #[test]
 fn the_own_node_says_nothing_about_how_old_the_store_is() {
-    let (mut lab, fifth, held) = unsure(&[LAN]);
+    let (mut lab, fifth, _) = unsure(&[LAN]);
+    let held = lab.held(LAN);
     let own = super::super::Remote {
         ip: Some([127, 0, 0, 1].into()),
         udp: None,
@@ -197,19 +245,24 @@ fn the_own_node_says_nothing_about_how_old_the_store_is() {
     let hello = lab.hello(1, vec![held]);
     lab.say(id, 1, &hello);
     assert!(!has_joined(&lab.read(fifth)), "it is not waited for others");
+    // Nor by an address that the coordinator gives out as its own.
+    lab.login(1, vec![held]);
+    assert!(!has_joined(&lab.read(fifth)));
     lab.login(2, vec![held]);
     assert!(has_joined(&lab.read(fifth)));
 }
 
 #[test]
 fn a_member_speaks_for_its_own_networks_alone() {
-    let (mut lab, fifth, held) = unsure(&[LAN, OTHER]);
+    let (mut lab, fifth, _) = unsure(&[LAN, OTHER]);
+    let held = lab.held(LAN);
     lab.login(2, vec![held]);
     assert!(!has_joined(&lab.read(fifth)), "nobody spoke for the other");
     lab.pass(COMPARE_FOR.as_secs() + 1);
     assert!(has_joined(&lab.read(fifth)));
     // Nor does somebody in another network who has learned what the roster is called.
-    let (mut lab, fifth, held) = unsure(&[LAN]);
+    let (mut lab, fifth, _) = unsure(&[LAN]);
+    let held = lab.held(LAN);
     let elsewhere = lab.login(6, vec![held]);
     assert!(lab.welcome(elsewhere).registration.is_some());
     assert!(!has_joined(&lab.read(fifth)));

@@ -63,7 +63,7 @@ impl Member {
         shown.collect()
     }
 
-    fn show(&self, lab: &mut Lab, id: SessionId) {
+    pub(super) fn show(&self, lab: &mut Lab, id: SessionId) {
         for shown in self.pages(PAGE_TARGET) {
             lab.say(id, 0, &C::Shown(Box::new(shown)));
         }
