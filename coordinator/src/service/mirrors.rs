@@ -22,6 +22,7 @@ use kanpachi_common::{
 use libp2p::{PeerId, StreamProtocol};
 use libp2p_stream::Control;
 use thiserror::Error;
+use tokio::time::MissedTickBehavior;
 
 use super::Service;
 use crate::{
@@ -139,14 +140,6 @@ pub(super) struct Compared {
     pub(super) directory_floor: u64,
     /// Networks of which a mirror elsewhere has the roster that is stored.
     pub(super) recalled: BTreeSet<NetworkId>,
-}
-
-/// Which mirrors took what they were brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fed {
-    Nobody,
-    Some,
-    All,
 }
 
 /// Asks every mirror about every network, before anything is signed. Mirrors that do not answer are passed over:
@@ -277,6 +270,10 @@ impl Service {
         let mut renewal = tokio::time::interval_at(first, RENEWAL);
         let mut reminder = tokio::time::interval(REMINDER);
         let mut sweep = tokio::time::interval(SWEEP);
+        for interval in [&mut renewal, &mut reminder, &mut sweep] {
+            // A sweep that took long is not made up for at once.
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
         // What no list names any more: the last heads of networks that ended, until every mirror has them.
         let mut owed = self.ended().await;
         loop {
@@ -331,81 +328,6 @@ impl Service {
         }
     }
 
-    pub(super) async fn sweep(&self, owed: &mut BTreeSet<NetworkId>) {
-        if self.feed(None).await == Fed::Nobody {
-            return;
-        }
-        if let Ok(networks) = self.networks().await {
-            for network in networks {
-                self.feed(Some(network.network)).await;
-            }
-        }
-        for network in std::mem::take(owed) {
-            if self.feed(Some(network)).await != Fed::All {
-                owed.insert(network);
-            }
-        }
-    }
-
-    async fn ended(&self) -> BTreeSet<NetworkId> {
-        match self.inner.store.ended_networks().await {
-            Ok(ended) => ended.into_iter().collect(),
-            Err(error) => {
-                tracing::error!(%error, "deleted networks could not be read for the mirrors");
-                BTreeSet::new()
-            }
-        }
-    }
-
-    pub(super) async fn heed(&self, changed: BTreeSet<NetworkId>, owed: &mut BTreeSet<NetworkId>) {
-        let mut missed = BTreeSet::new();
-        for network in changed {
-            if self.feed(Some(network)).await != Fed::All {
-                missed.insert(network);
-            }
-        }
-        if !missed.is_empty() {
-            // Those that are there still are in every sweep by themselves.
-            owed.extend(self.ended().await.intersection(&missed));
-        }
-    }
-
-    /// Brings mirrors the newest state of a network, or keys and servers alone.
-    async fn feed(&self, network: Option<NetworkId>) -> Fed {
-        if self.inner.mirrors.is_empty() || self.recovery().is_some() {
-            return Fed::Nobody;
-        }
-        let mirrored = match self.mirrored(network).await {
-            Ok(mirrored) => Box::new(mirrored),
-            Err(error) => {
-                tracing::error!(%error, "a roster could not be read for the mirrors");
-                return Fed::Nobody;
-            }
-        };
-        let puts = self.inner.mirrors.iter();
-        let puts = puts.map(|m| m.ask(MirrorRequest::Put(mirrored.clone())));
-        let replies = join_all(puts).await;
-        let took =
-            |reply: &&Result<_, _>| matches!(reply, Ok(MirrorReply::Kept | MirrorReply::Older(_)));
-        let mut fed = match replies.iter().filter(took).count() {
-            0 => Fed::Nobody,
-            count if count == replies.len() => Fed::All,
-            _ => Fed::Some,
-        };
-        for reply in replies {
-            match reply {
-                Ok(MirrorReply::Older(theirs)) => {
-                    fed = Fed::Some;
-                    self.confront(&theirs).await;
-                }
-                Ok(MirrorReply::Refused(why)) => tracing::warn!("a mirror refused a roster: {why}"),
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "a mirror could not be told"),
-            }
-        }
-        fed
-    }
-
     /// A node claims to hold a newer roster; only a signed head from a mirror proves that.
     async fn look_into(&self, network: NetworkId) {
         let request = MirrorRequest::Get(self.inner.org, network);
@@ -417,7 +339,7 @@ impl Service {
         }
     }
 
-    async fn confront(&self, theirs: &Mirrored) {
+    pub(super) async fn confront(&self, theirs: &Mirrored) {
         let Ok(manifest) = Manifest::verify(&self.inner.manifest, &self.inner.org) else {
             return;
         };

@@ -5,6 +5,7 @@
 
 mod actor;
 mod complaints;
+mod feeding;
 mod local;
 mod mirrors;
 mod notices;

@@ -61,12 +61,17 @@ impl Notices {
     /// Waits for changes; many of one roster are one. For one task.
     pub(super) async fn changes(&self) -> BTreeSet<NetworkId> {
         loop {
-            let changed = std::mem::take(&mut self.waiting().changed);
+            let changed = self.changes_so_far();
             if !changed.is_empty() {
                 return changed;
             }
             self.change.notified().await;
         }
+    }
+
+    /// The changes that are there already, for the same task.
+    pub(super) fn changes_so_far(&self) -> BTreeSet<NetworkId> {
+        std::mem::take(&mut self.waiting().changed)
     }
 
     /// Waits for a claim. For one task.

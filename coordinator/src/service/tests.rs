@@ -377,12 +377,22 @@ struct Keeper {
     /// How often it was asked such a question.
     asked: AtomicUsize,
     beside: AtomicBool,
+    /// What it was brought, in order, and how often it was away then.
+    told: Mutex<Vec<Option<NetworkId>>>,
+    missed: AtomicUsize,
+}
+
+impl Keeper {
+    fn has(&self, network: NetworkId) -> bool {
+        self.kept.lock().unwrap().contains_key(&Some(network))
+    }
 }
 
 #[async_trait]
 impl Mirror for Keeper {
     async fn ask(&self, request: MirrorRequest) -> Result<MirrorReply, MirrorError> {
         if self.away.load(Ordering::SeqCst) {
+            self.missed.fetch_add(1, Ordering::SeqCst);
             return Err(MirrorError("away".to_owned()));
         }
         if matches!(request, MirrorRequest::Get(..)) {
@@ -405,6 +415,7 @@ impl Mirror for Keeper {
                     let head: Head = kanpachi_common::cbor::decode(&r.head.payload, 2048).unwrap();
                     head.network
                 });
+                self.told.lock().unwrap().push(network);
                 kept.insert(network, *put);
                 MirrorReply::Kept
             }
@@ -419,12 +430,17 @@ impl Mirror for Keeper {
 }
 
 async fn with_mirror(dir: &Path, mirror: &Arc<Keeper>) -> Service {
+    with_mirrors(dir, &[mirror]).await
+}
+
+async fn with_mirrors(dir: &Path, mirrors: &[&Arc<Keeper>]) -> Service {
+    let mirrors = mirrors.iter().map(|m| Arc::clone(m) as Arc<dyn Mirror>);
     let mut database = Database::open(dir).unwrap();
     let organisation = Organisation::open(&mut database, None, clock::wall()).unwrap();
     let setup = Setup {
         store: Arc::new(database.into_store(organisation.signer.clone()).unwrap()),
         servers: Servers::default(),
-        mirrors: vec![Arc::clone(mirror) as Arc<dyn Mirror>],
+        mirrors: mirrors.collect(),
         remote: Arc::new(|_| None),
     };
     Service::start(&organisation, setup).await.unwrap()
@@ -481,6 +497,76 @@ async fn the_end_of_a_network_is_told_to_a_mirror_that_was_away_until_it_has_it(
     let kept = mirror.kept.lock().unwrap().get(&Some(network)).cloned();
     assert_eq!(kept.unwrap().roster.unwrap().entries, vec![]);
     service.stop().await;
+}
+
+/// A coordinator that does nothing by itself any more, with these networks, of which the last has ended.
+async fn with_networks(dir: &Path, mirrors: &[&Arc<Keeper>]) -> (Service, Vec<NetworkId>) {
+    let service = with_mirrors(dir, mirrors).await;
+    let mut networks = vec![];
+    for name in ["a", "b", "c", "d"] {
+        networks.push(service.ensure_network(name).await.unwrap().network);
+    }
+    let key = founder(&service, networks[3]).await;
+    let delete = crate::store::DeleteNetwork {
+        network: networks[3],
+        by: key.node_id(),
+        now: clock::wall(),
+    };
+    service.inner.store.delete_network(delete).await.unwrap();
+    service.stop().await;
+    for mirror in mirrors {
+        mirror.told.lock().unwrap().clear();
+    }
+    (service, networks)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_that_does_not_answer_is_waited_for_once_in_a_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dead, well) = (Arc::new(Keeper::default()), Arc::new(Keeper::default()));
+    let (service, networks) = with_networks(dir.path(), &[&dead, &well]).await;
+    dead.away.store(true, Ordering::SeqCst);
+    let missed = || dead.missed.swap(0, Ordering::SeqCst);
+    let mut owed = [networks[3]].into();
+    service.sweep(&mut owed).await;
+    assert_eq!(missed(), 1, "a sweep");
+    assert_eq!(owed, [networks[3]].into(), "not all have it");
+    assert!(networks.iter().all(|network| well.has(*network)));
+    well.kept.lock().unwrap().clear();
+    owed.clear();
+    let changed = networks.iter().copied().collect();
+    service.heed(changed, &mut owed).await;
+    assert_eq!(missed(), 1, "changes");
+    assert_eq!(owed, [networks[3]].into());
+    assert!(networks.iter().all(|network| well.has(*network)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_does_not_wait_for_the_end_of_a_sweep() {
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = Arc::new(Keeper::default());
+    let (service, networks) = with_networks(dir.path(), &[&mirror]).await;
+    let listed = service.networks().await.unwrap();
+    let last = listed.last().unwrap().network;
+    service.inner.notices.changed(last);
+    service.sweep(&mut std::collections::BTreeSet::new()).await;
+    let told = mirror.told.lock().unwrap().clone();
+    assert_eq!(told.iter().flatten().next(), Some(&last), "{told:?}");
+    assert!(networks[..3].iter().all(|n| told.contains(&Some(*n))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_that_has_lost_everything_is_told_of_networks_that_ended_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lost, well) = (Arc::new(Keeper::default()), Arc::new(Keeper::default()));
+    let (service, networks) = with_networks(dir.path(), &[&lost, &well]).await;
+    let mut owed = [networks[3]].into();
+    service.sweep(&mut owed).await;
+    assert!(owed.is_empty() && lost.has(networks[3]));
+    lost.kept.lock().unwrap().clear();
+    service.sweep(&mut owed).await;
+    assert!(networks.iter().all(|network| lost.has(*network)));
+    assert!(owed.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
