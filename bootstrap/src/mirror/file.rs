@@ -36,8 +36,8 @@ struct Contents {
     forgotten_until: Option<UnixTime>,
 }
 
-/// Reads the file into an empty state. No file is an empty mirror. A damaged one is moved aside: this is a copy of
-/// what others have, so going on without it loses nothing.
+/// Reads the file into an empty state. No file is an empty mirror. A damaged one is moved aside: this is a copy of what the
+/// coordinator has, which brings it back as soon as it runs. Until then nobody can be told from a member.
 pub(super) fn load(path: &Path, state: &mut State) -> Result<(), StartError> {
     let failed = |source| StartError::File {
         path: path.to_owned(),
@@ -60,7 +60,7 @@ pub(super) fn load(path: &Path, state: &mut State) -> Result<(), StartError> {
             let aside = beside(path, "damaged");
             fs::rename(path, &aside).map_err(failed)?;
             tracing::warn!(
-                "the mirror in {} was damaged ({why}); it is now {} and members will bring its contents back",
+                "the mirror in {} was damaged ({why}); it is now {}, and until the coordinator brings its contents back everybody counts as a member here",
                 path.display(),
                 aside.display()
             );

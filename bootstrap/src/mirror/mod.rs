@@ -63,7 +63,7 @@ impl Mirror {
     }
 
     /// Opens the mirror and reads what was kept in the file. Everything in it is verified again; a file that is
-    /// damaged is put aside, since members will bring its contents back.
+    /// damaged is put aside, and the coordinator brings its contents back.
     ///
     /// # Errors
     /// [`StartError::File`]

@@ -254,24 +254,40 @@ impl State {
     ) -> Result<bool, Stop> {
         let head = Head::verify(&roster.head, manifest)
             .map_err(|e| Stop::Refused(format!("the head is not valid: {e}")))?;
-        let newer = match self.networks.get(&head.network) {
+        let held = self.networks.get(&head.network);
+        let newer = match held {
             Some(held) => newer_head(&head, &held.head)?,
+            // Let go of before: what is as old is refused without it, so there is nothing to keep.
+            None if head.issued_at <= self.forgotten_until && roster.entries.is_empty() => false,
             None if head.issued_at <= self.forgotten_until => {
                 return Err(Stop::Refused(
                     "this bootstrap does not know the network, and the roster is too old to be a new one's"
                         .to_owned(),
                 ));
             }
-            None if roster.entries.is_empty() || self.with_members() < self.limits.networks => true,
-            None => {
-                return Err(Stop::Refused(
-                    "this bootstrap mirrors as many networks as it can".to_owned(),
-                ));
-            }
+            None => true,
         };
         if !newer {
             return Ok(false);
         }
+        let has_place = held.is_some_and(|held| !held.members.is_empty());
+        let needs_place = !roster.entries.is_empty() && !has_place;
+        if needs_place && self.with_members() >= self.limits.networks {
+            return Err(Stop::Refused(
+                "this bootstrap mirrors as many networks as it can".to_owned(),
+            ));
+        }
+        self.insert(manifest, roster, head)?;
+        self.forget_ended();
+        Ok(true)
+    }
+
+    fn insert(
+        &mut self,
+        manifest: &Verified<Manifest>,
+        roster: &PublicRoster,
+        head: Verified<Head>,
+    ) -> Result<(), Stop> {
         let members = roster
             .verify(&head)
             .map_err(|e| Stop::Refused(format!("the public halves are not valid: {e}")))?;
@@ -283,8 +299,7 @@ impl State {
         };
         self.networks
             .insert(network.head.network, Arc::new(network));
-        self.forget_ended();
-        Ok(true)
+        Ok(())
     }
 
     fn with_members(&self) -> usize {
@@ -306,17 +321,22 @@ impl State {
         }
     }
 
-    /// Puts back a network from the file, which may be of an older generation than the manifest by now.
+    /// Puts back a network from the file, which may be of an older generation than the manifest by now. There is room for all
+    /// that was kept before.
     pub(super) fn restore(
         &mut self,
         manifest: &Signed<Manifest>,
         roster: &PublicRoster,
     ) -> Result<(), String> {
         let manifest = Manifest::verify(manifest, &self.org).map_err(|e| e.to_string())?;
-        match self.take_roster(&manifest, roster) {
-            Ok(_) => Ok(()),
+        let head = Head::verify(&roster.head, &manifest)
+            .map_err(|e| format!("the head is not valid: {e}"))?;
+        if self.networks.contains_key(&head.network) {
+            return Err("the same network twice".to_owned());
+        }
+        match self.insert(&manifest, roster, head) {
             Err(Stop::Refused(why) | Stop::Alarm(why)) => Err(why),
-            Err(Stop::Older) => Err("the same network twice".to_owned()),
+            Ok(()) | Err(Stop::Older) => Ok(()),
         }
     }
 }

@@ -371,10 +371,39 @@ fn networks_that_ended_make_room_and_their_old_rosters_stay_out() {
         matches!(put(10, 1, 110, &[11]), MirrorReply::Refused(_)),
         "it ended, though nobody knows any more"
     );
+    assert_eq!(
+        put(10, 2, 110, &[]),
+        MirrorReply::Kept,
+        "or nobody would stop bringing it"
+    );
     assert_eq!(put(0, 2, 1001, &[10]), MirrorReply::Kept);
     assert_eq!(put(60, 2, 1002, &[]), MirrorReply::Kept);
     assert_eq!(put(61, 1, 1003, &[12]), MirrorReply::Kept);
     assert!(state.admits(&node(12)) && !state.admits(&node(11)));
+}
+
+#[test]
+fn a_network_that_gets_its_first_member_needs_room_and_what_was_kept_comes_back() {
+    let org = Org::new();
+    let limits = |networks| state::Limits { networks, ended: 8 };
+    let mut state = State::with_limits(org.id(), limits(2));
+    let put = |state: &mut State, network: u8, epoch, members: &[u8]| {
+        let roster = org.roster(network, epoch, 10 + epoch, members);
+        state.put(&org.item(1, Some(roster))).reply
+    };
+    assert_eq!(put(&mut state, 0, 1, &[]), MirrorReply::Kept);
+    assert_eq!(put(&mut state, 1, 1, &[10]), MirrorReply::Kept);
+    assert_eq!(put(&mut state, 2, 1, &[10]), MirrorReply::Kept);
+    let reply = put(&mut state, 0, 2, &[10]);
+    assert!(matches!(reply, MirrorReply::Refused(_)), "{reply:?}");
+    assert_eq!(put(&mut state, 1, 2, &[10, 11]), MirrorReply::Kept);
+    // Written by a program that took in more than this one does.
+    let (_, _, kept) = state.contents().unwrap();
+    let mut read = State::with_limits(org.id(), limits(1));
+    for network in kept {
+        read.restore(&network.manifest, &network.roster).unwrap();
+    }
+    assert_eq!(read.networks_of(&node(10)).len(), 2);
 }
 
 #[tokio::test]
