@@ -45,7 +45,8 @@ const MAX_SHOWS_OF_STRANGERS: usize = 1;
 const MAX_CLAIMS: usize = 16;
 /// How often one node may keep the others waiting by a claim.
 const DOUBTS: Rate = Rate::new(1, Duration::from_secs(120));
-/// And all nodes together: however many make claims, signing goes on between two of them.
+/// And all nodes together: however many make claims, signing goes on between two of them. The same for those whose last claim
+/// came to nothing, so that they use up nothing of what the others have.
 const DOUBTS_OF_ALL: Rate = Rate::new(1, Duration::from_secs(120));
 
 /// What is being compared with the members.
@@ -53,8 +54,9 @@ const DOUBTS_OF_ALL: Rate = Rate::new(1, Duration::from_secs(120));
 pub(super) struct Comparing {
     /// Whose signature proves something.
     manifest: Option<Verified<Manifest>>,
-    /// Claims that nobody was asked about yet.
+    /// Claims that nobody was asked about yet: of members, and of strangers, who have no influence on whose turn it is.
     suspects: Turns<SessionId>,
+    strangers: Turns<SessionId>,
     /// Claims that somebody was asked about a short while ago.
     asked: Asked,
     /// Rosters that are on their way.
@@ -68,6 +70,9 @@ pub(super) struct Comparing {
     held: VecDeque<(IntentId, Intent)>,
     doubts: Keyed<NodeId>,
     doubts_of_all: Meter,
+    doubts_of_doubtful: Meter,
+    /// Members that were waited for and have shown nothing new since.
+    doubtful: BTreeSet<NodeId>,
     /// Sessions whose newer tunnel key is not in the rosters yet.
     keys: BTreeSet<SessionId>,
 }
@@ -79,6 +84,8 @@ struct Show {
     asked: Instant,
     /// Nothing is signed until it is here.
     holds: bool,
+    /// It takes one of the places of strangers.
+    stranger: bool,
     head: Option<Verified<Head>>,
     secret: Option<NetworkSecret>,
     pages: Vec<Page>,
@@ -96,6 +103,7 @@ impl Comparing {
             // Without it nothing is believed; the organisation was opened with it, so it verifies.
             manifest: Manifest::verify(&config.manifest, &config.org).ok(),
             suspects: Turns::new(),
+            strangers: Turns::new(),
             asked: Asked::default(),
             shows: BTreeMap::new(),
             window: None,
@@ -104,6 +112,8 @@ impl Comparing {
             held: VecDeque::new(),
             doubts: Keyed::new(DOUBTS, now),
             doubts_of_all: Meter::new(now),
+            doubts_of_doubtful: Meter::new(now),
+            doubtful: BTreeSet::new(),
             keys: BTreeSet::new(),
         }
     }
@@ -125,6 +135,7 @@ impl Comparing {
 
     pub(super) fn forget(&mut self, session: SessionId) {
         self.suspects.forget(&session);
+        self.strangers.forget(&session);
         self.asked.forget(session);
         self.shows.remove(&session);
         self.keys.remove(&session);
@@ -141,11 +152,18 @@ impl Comparing {
         if self.doubts.take(node, now).is_err() {
             return false;
         }
-        let all = self.doubts_of_all.take(DOUBTS_OF_ALL, now);
-        if all.is_err() {
+        let all = match self.doubtful.contains(&node) {
+            true => &mut self.doubts_of_doubtful,
+            false => &mut self.doubts_of_all,
+        };
+        let holds = all.take(DOUBTS_OF_ALL, now).is_ok();
+        if holds {
+            // Until it has shown something.
+            self.doubtful.insert(node);
+        } else {
             self.doubts.give_back(node);
         }
-        all.is_ok()
+        holds
     }
 }
 
@@ -164,10 +182,16 @@ impl Core {
             return;
         };
         let (node, limit) = (session.node, MAX_CLAIMS + session.networks.len());
+        let member = session.is_in_something();
         let comparing = &mut self.comparing;
-        let open = comparing.suspects.of(&id) + comparing.asked.of(id);
+        let waiting = comparing.suspects.of(&id) + comparing.strangers.of(&id);
+        let open = waiting + comparing.asked.of(id);
         if open < limit && !comparing.asked.has(id, network) {
-            comparing.suspects.insert(id, network);
+            let suspects = match member {
+                true => &mut comparing.suspects,
+                false => &mut comparing.strangers,
+            };
+            suspects.insert(id, network);
             self.event(Event::ClaimsNewer(node, network));
         }
     }
@@ -214,8 +238,8 @@ impl Core {
         let comparing = &mut self.comparing;
         comparing.asked.expire(now.at);
         comparing.shows.retain(|_, show| show.is_pending(now.at));
-        while let Some((id, network)) = self.next_suspect(now) {
-            self.ask_to_show(id, network, now);
+        while let Some((id, network, stranger)) = self.next_suspect(now) {
+            self.ask_to_show(id, network, stranger, now);
         }
         let window = self.comparing.window.is_some_and(|until| now.at < until);
         let holds = window || self.comparing.shows.values().any(|show| show.holds);
@@ -228,34 +252,36 @@ impl Core {
         self.comparing.holds = holds;
     }
 
-    /// Who is asked next, if there is room for a roster more.
-    fn next_suspect(&mut self, now: Now) -> Option<(SessionId, NetworkId)> {
+    /// Who is asked next, if there is room for a roster more; in a place for strangers?
+    fn next_suspect(&mut self, now: Now) -> Option<(SessionId, NetworkId, bool)> {
         let sessions = &self.sessions;
         let is_member = |id: &SessionId| sessions.get(id).is_some_and(Session::is_in_something);
         let Comparing {
             shows,
             suspects,
+            strangers,
             unsure,
             window,
             ..
         } = &mut self.comparing;
-        let of_members = shows.keys().filter(|id| is_member(id)).count();
-        let of_strangers = shows.len() - of_members;
+        let of_strangers = shows.values().filter(|show| show.stranger).count();
+        let of_members = shows.len() - of_strangers;
         let free = |id: &SessionId| !shows.contains_key(id);
         let mut next = None;
         if of_members < MAX_SHOWS {
             next = suspects.next(|id| free(id) && is_member(id), |_| true);
         }
-        if next.is_none() && of_strangers < MAX_SHOWS_OF_STRANGERS {
+        let stranger = next.is_none();
+        if stranger && of_strangers < MAX_SHOWS_OF_STRANGERS {
             // While members are heard, what strangers say of other networks can wait: of those nothing will be signed.
             let open = window.is_some_and(|until| now.at < until);
             let fits = |network: &NetworkId| !open || unsure.contains(network);
-            next = suspects.next(|id| free(id) && !is_member(id), fits);
+            next = strangers.next(free, fits);
         }
-        next
+        next.map(|(id, network)| (id, network, stranger))
     }
 
-    fn ask_to_show(&mut self, id: SessionId, network: NetworkId, now: Now) {
+    fn ask_to_show(&mut self, id: SessionId, network: NetworkId, stranger: bool, now: Now) {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
@@ -266,6 +292,7 @@ impl Core {
             network,
             asked: now.at,
             holds,
+            stranger,
             head: None,
             secret: None,
             pages: Vec::new(),
@@ -307,6 +334,9 @@ impl Core {
         if adopted.recovery && self.recovery.is_none() {
             self.recovery = Some(IN_RECOVERY.to_owned());
             self.event(Event::Recovery);
+        }
+        if let Some(by) = by.filter(|_| adopted.recovery || !adopted.changed.is_empty()) {
+            self.comparing.doubtful.remove(&by);
         }
         for network in &adopted.changed {
             if let Some(by) = by {

@@ -72,6 +72,19 @@ fn claims_of_many_members_hold_signing_as_long_as_that_of_one() {
 }
 
 #[test]
+fn a_member_that_has_lied_takes_the_wait_from_nobody_else() {
+    let (mut lab, _) = lab_of(3);
+    lab.login(2, vec![made_up(1)]);
+    lab.pass(121);
+    lab.login(2, vec![made_up(2)]);
+    assert!(!lab.core.comparing.is_over(), "it may be right this time");
+    lab.pass(11);
+    assert!(lab.core.comparing.is_over());
+    lab.login(3, vec![made_up(3)]);
+    assert!(!lab.core.comparing.is_over());
+}
+
+#[test]
 fn whoever_was_evicted_holds_nothing_up() {
     let (mut lab, sessions) = lab_of(2);
     evict(&mut lab, sessions[0], 2);
