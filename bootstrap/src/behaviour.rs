@@ -68,7 +68,7 @@ pub(crate) struct Behaviour {
     pub(crate) kad: Selective<kad::Behaviour<MemoryStore>>,
     pub(crate) relay: relay::Behaviour,
     ping: ping::Behaviour,
-    pub(crate) streams: libp2p_stream::Behaviour,
+    pub(crate) streams: kanpachi_transport::streams::Behaviour,
 }
 
 impl Behaviour {
@@ -96,7 +96,7 @@ impl Behaviour {
             kad: Selective::new(kad(peer, org), members_only(mirror)),
             relay,
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
-            streams: libp2p_stream::Behaviour::new(),
+            streams: kanpachi_transport::streams::Behaviour::new(),
         }
     }
 }

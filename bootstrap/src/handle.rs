@@ -67,9 +67,9 @@ pub struct Handle {
     _second: Option<Reader>,
 }
 
-/// `libp2p_stream::Control` has no `Debug`.
+/// `kanpachi_transport::streams::Control` has no `Debug`.
 #[derive(Clone)]
-struct StreamControl(libp2p_stream::Control);
+struct StreamControl(kanpachi_transport::streams::Control);
 
 impl std::fmt::Debug for StreamControl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -181,7 +181,7 @@ fn relay(
 fn streams(
     mirror: &Mirror,
     relay: Option<Relay>,
-    control: &libp2p_stream::Control,
+    control: &kanpachi_transport::streams::Control,
 ) -> impl Future<Output = ()> + use<> {
     let serving = crate::mirror::service::serve(mirror.clone(), control.clone());
     let relaying = relay.map(|relay| relay.serve(control.clone(), mirror.watch()));
@@ -283,7 +283,7 @@ impl Handle {
 
     /// Opens and accepts streams in the same swarm: how a coordinator serves on the same port.
     #[must_use]
-    pub fn stream_control(&self) -> libp2p_stream::Control {
+    pub fn stream_control(&self) -> kanpachi_transport::streams::Control {
         self.control.0.clone()
     }
 

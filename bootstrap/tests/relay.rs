@@ -201,8 +201,8 @@ impl Member {
             tcp: true,
             proxy: None,
         };
-        let mut swarm: Swarm<libp2p_stream::Behaviour> =
-            swarm(options, libp2p_stream::Behaviour::new()).unwrap();
+        let mut swarm: Swarm<kanpachi_transport::streams::Behaviour> =
+            swarm(options, kanpachi_transport::streams::Behaviour::new()).unwrap();
         let mut control = swarm.behaviour().new_control();
         swarm.dial(address(handle, tcp)).unwrap();
         let swarm = tokio::spawn(async move {

@@ -56,7 +56,7 @@ struct Behaviour {
     kad: kad::Behaviour<MemoryStore>,
     identify: identify::Behaviour,
     relay: relay::client::Behaviour,
-    streams: libp2p_stream::Behaviour,
+    streams: kanpachi_transport::streams::Behaviour,
 }
 
 /// A node that knows nothing but the bootstrap.
@@ -87,7 +87,7 @@ fn node(seed: u8) -> Node {
         kad,
         identify: identify::Behaviour::new(identify),
         relay,
-        streams: libp2p_stream::Behaviour::new(),
+        streams: kanpachi_transport::streams::Behaviour::new(),
     };
     let options = Options {
         keypair,

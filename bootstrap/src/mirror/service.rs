@@ -33,7 +33,7 @@ const REPLY: Duration = Duration::from_secs(10);
 const CHUNK: usize = 16 * 1024;
 
 /// Serves until the swarm is gone.
-pub(crate) async fn serve(mirror: Mirror, mut control: libp2p_stream::Control) {
+pub(crate) async fn serve(mirror: Mirror, mut control: kanpachi_transport::streams::Control) {
     let protocol = StreamProtocol::new(PROTOCOL);
     let Ok(mut incoming) = control.accept(protocol) else {
         // Only somebody in this process could have taken the name.

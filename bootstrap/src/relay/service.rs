@@ -59,7 +59,11 @@ const MAX_BATCHES: usize = 4;
 
 impl Relay {
     /// Serves until the swarm is gone. `changes` tells that the judge may say something else by now.
-    pub async fn serve(self, mut control: libp2p_stream::Control, changes: watch::Receiver<u64>) {
+    pub async fn serve(
+        self,
+        mut control: kanpachi_transport::streams::Control,
+        changes: watch::Receiver<u64>,
+    ) {
         let Ok(mut incoming) = control.accept(StreamProtocol::new(PROTOCOL)) else {
             // Only somebody in this process could have taken the name.
             tracing::error!("the relay's protocol is registered twice");

@@ -7,6 +7,7 @@
 //! - [`reflect`]: the datagrams by which a node learns its address as others see it;
 //! - [`gated`], [`selective`]: protocols that are for known peers only;
 //! - [`relay_client`]: the asking end of circuit relay, which must not end the swarm;
+//! - [`streams`]: streams by protocol name, none of which is lost when many come at once;
 //! - [`pinned`]: streams on a connection of one's choice;
 //! - [`routing`]: how much of where a peer is goes into the routing table of the DHT;
 //! - [`alarm`]: timers that wake a thread no oftener than they have to;
@@ -32,6 +33,7 @@ pub mod resolve;
 pub mod routing;
 pub mod selective;
 pub mod socket;
+pub mod streams;
 pub mod swarm;
 mod websocket;
 

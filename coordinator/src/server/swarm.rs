@@ -44,7 +44,7 @@ pub(super) struct Behaviour {
     remotes: remotes::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
-    streams: libp2p_stream::Behaviour,
+    streams: kanpachi_transport::streams::Behaviour,
 }
 
 /// The swarm with everything that its event loop needs.
@@ -102,7 +102,7 @@ impl Loop {
         self.socket.port()
     }
 
-    pub(super) fn control(&self) -> libp2p_stream::Control {
+    pub(super) fn control(&self) -> kanpachi_transport::streams::Control {
         self.swarm.behaviour().streams.new_control()
     }
 
@@ -189,7 +189,7 @@ fn behaviour(keypair: &Keypair) -> Behaviour {
                 .with_interval(IDENTIFY_INTERVAL),
         ),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
-        streams: libp2p_stream::Behaviour::new(),
+        streams: kanpachi_transport::streams::Behaviour::new(),
     }
 }
 

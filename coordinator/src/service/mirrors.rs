@@ -19,8 +19,8 @@ use kanpachi_common::{
         mirror::{self, MirrorReply, MirrorRequest, Mirrored},
     },
 };
+use kanpachi_transport::streams::Control;
 use libp2p::{PeerId, StreamProtocol};
-use libp2p_stream::Control;
 use thiserror::Error;
 use tokio::time::MissedTickBehavior;
 

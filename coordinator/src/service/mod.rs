@@ -26,8 +26,8 @@ use kanpachi_common::{
     org::{Address, Directory, Manifest, Server},
     wire::control::PROTOCOL,
 };
+use kanpachi_transport::streams::{Control, IncomingStreams};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, multiaddr::Protocol};
-use libp2p_stream::{Control, IncomingStreams};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

@@ -68,7 +68,7 @@ impl Client {
             tcp: true,
             proxy: None,
         };
-        let behaviour = libp2p_stream::Behaviour::new();
+        let behaviour = kanpachi_transport::streams::Behaviour::new();
         let mut control = behaviour.new_control();
         let mut swarm = kanpachi_transport::swarm::swarm(options, behaviour).unwrap();
         swarm.dial(addr.clone()).unwrap();

@@ -89,7 +89,7 @@ pub(super) struct Behaviour {
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
     pub(super) for_known: Gated<ForKnown>,
-    pub(super) streams: libp2p_stream::Behaviour,
+    pub(super) streams: kanpachi_transport::streams::Behaviour,
     /// Control streams to coordinators.
     pub(super) control: pinned::Behaviour,
 }
@@ -149,7 +149,7 @@ impl Behaviour {
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING)),
             mdns: mdns.into(),
             for_known: Gated::new(for_known, MAX_STRANGERS),
-            streams: libp2p_stream::Behaviour::new(),
+            streams: kanpachi_transport::streams::Behaviour::new(),
             control: pinned::Behaviour::new(StreamProtocol::new(control::PROTOCOL)),
         })
     }

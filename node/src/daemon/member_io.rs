@@ -38,7 +38,7 @@ const CHUNK: usize = 16 * 1024;
 
 /// Answers others until the swarm is gone.
 pub(super) async fn serve(
-    mut control: libp2p_stream::Control,
+    mut control: kanpachi_transport::streams::Control,
     events: mpsc::Sender<Event>,
     members: Members,
 ) {
@@ -138,7 +138,7 @@ async fn answer(node: NodeId, mut stream: Stream, events: &mpsc::Sender<Event>) 
 pub(super) async fn ask(
     node: NodeId,
     ask: Box<Ask>,
-    mut control: libp2p_stream::Control,
+    mut control: kanpachi_transport::streams::Control,
     events: mpsc::Sender<Event>,
 ) {
     let conversation = converse(node, ask, &mut control, &events);
@@ -156,7 +156,7 @@ pub(super) async fn ask(
 async fn converse(
     node: NodeId,
     ask: Box<Ask>,
-    control: &mut libp2p_stream::Control,
+    control: &mut kanpachi_transport::streams::Control,
     events: &mpsc::Sender<Event>,
 ) -> io::Result<()> {
     let opening = control.open_stream(peer_id(node), StreamProtocol::new(PROTOCOL));

@@ -41,7 +41,7 @@ const HEARD_AT_ONCE: u32 = 4096;
 /// What a stream to a relay needs.
 pub(super) struct Link {
     pub(super) relay: NodeId,
-    pub(super) control: libp2p_stream::Control,
+    pub(super) control: kanpachi_transport::streams::Control,
     pub(super) engine: engine::Handle,
     pub(super) inbound: Inbound<NativeWriter>,
 }

@@ -44,7 +44,7 @@ pub(crate) enum Denied {
 
 /// A connection to a host.
 pub(crate) struct Asker {
-    control: libp2p_stream::Control,
+    control: kanpachi_transport::streams::Control,
     ends: Ends,
     running: JoinHandle<()>,
     _reader: Reader,
@@ -72,7 +72,7 @@ impl Asker {
             tcp: true,
             proxy: None,
         };
-        let mut swarm = swarm::swarm(options, libp2p_stream::Behaviour::new())?;
+        let mut swarm = swarm::swarm(options, kanpachi_transport::streams::Behaviour::new())?;
         let control = swarm.behaviour().new_control();
         let peer = peer_id(host.host);
         let connected = tokio::time::timeout(CONNECT, connect(&mut swarm, peer, host));
@@ -177,7 +177,7 @@ impl Drop for Asker {
 
 /// By QUIC and TCP to all addresses at once.
 async fn connect(
-    swarm: &mut Swarm<libp2p_stream::Behaviour>,
+    swarm: &mut Swarm<kanpachi_transport::streams::Behaviour>,
     peer: PeerId,
     host: &Found,
 ) -> anyhow::Result<()> {

@@ -17,8 +17,8 @@ use kanpachi_common::{
 use kanpachi_coordinator::service::{InviteOptions, RemoteLookup, Service, remote_of};
 use kanpachi_proto::code::{Door, Event, Granted, TRY_LIMIT, TryId};
 use kanpachi_transport::node_id;
+use kanpachi_transport::streams::IncomingStreams;
 use libp2p::{PeerId, Stream, StreamProtocol};
-use libp2p_stream::IncomingStreams;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::{
@@ -50,7 +50,7 @@ pub(crate) struct Parts {
     /// What kind of invite is handed out.
     pub(crate) invites: InviteOptions,
     pub(crate) service: Service,
-    pub(crate) control: libp2p_stream::Control,
+    pub(crate) control: kanpachi_transport::streams::Control,
     pub(crate) remote: RemoteLookup,
     /// The overlay: neither announced on, nor let in by.
     pub(crate) exclude: Exclude,

@@ -130,7 +130,7 @@ async fn serve(
         tcp: true,
         proxy: None,
     };
-    let mut swarm = stack::swarm(options, libp2p_stream::Behaviour::new())?;
+    let mut swarm = stack::swarm(options, kanpachi_transport::streams::Behaviour::new())?;
     for address in stack::listen_addresses(&socket, &[port]) {
         swarm.listen_on(address)?;
     }

@@ -34,7 +34,7 @@ const TRIES: u32 = 64;
 struct Behaviour {
     kad: kad::Behaviour<MemoryStore>,
     identify: identify::Behaviour,
-    streams: libp2p_stream::Behaviour,
+    streams: kanpachi_transport::streams::Behaviour,
 }
 
 struct Silent;
@@ -108,7 +108,7 @@ impl DhtPeer {
         let behaviour = Behaviour {
             kad,
             identify: identify::Behaviour::new(identify),
-            streams: libp2p_stream::Behaviour::new(),
+            streams: kanpachi_transport::streams::Behaviour::new(),
         };
         let mut swarm = stack::swarm(options, behaviour)?;
         swarm.listen_on("/ip4/0.0.0.0/udp/0/quic-v1".parse()?)?;
@@ -126,7 +126,7 @@ impl DhtPeer {
     }
 
     /// For streams of other protocols to and from whoever it meets.
-    pub fn streams(&self) -> libp2p_stream::Control {
+    pub fn streams(&self) -> kanpachi_transport::streams::Control {
         self.swarm.behaviour().streams.new_control()
     }
 

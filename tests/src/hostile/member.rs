@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// When it does not answer in time or to the end.
 pub async fn ask_member(
-    mut control: libp2p_stream::Control,
+    mut control: kanpachi_transport::streams::Control,
     node: &NodeId,
     ask: Ask,
 ) -> Result<Vec<MemberMessage>> {
@@ -49,7 +49,7 @@ pub async fn ask_member(
 
 /// Answers every question with these messages for as long as the swarm is there; counts the questions.
 pub fn answer_members(
-    mut control: libp2p_stream::Control,
+    mut control: kanpachi_transport::streams::Control,
     with: Vec<MemberMessage>,
 ) -> Result<Arc<AtomicUsize>> {
     let mut incoming = control.accept(StreamProtocol::new(PROTOCOL))?;

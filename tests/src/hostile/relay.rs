@@ -65,7 +65,7 @@ impl RelayGuest {
             tcp: false,
             proxy: None,
         };
-        let mut swarm = stack::swarm(options, libp2p_stream::Behaviour::new())?;
+        let mut swarm = stack::swarm(options, kanpachi_transport::streams::Behaviour::new())?;
         let mut control = swarm.behaviour().new_control();
         let peer = peer_id(target.server);
         let address = Multiaddr::from(target.addr.ip())

@@ -8,5 +8,6 @@
 mod gated;
 mod pinned;
 mod socket;
+mod streams;
 mod swarm;
 mod util;

@@ -24,7 +24,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     pub(crate) ping: ping::Behaviour,
-    pub(crate) stream: libp2p_stream::Behaviour,
+    pub(crate) stream: kanpachi_transport::streams::Behaviour,
 }
 
 /// A datagram and where it came from.
@@ -70,7 +70,7 @@ pub(crate) fn node(seed: u8, filter: AddressFilter) -> Node {
     let reader = socket.spawn_reader(inbox.clone()).unwrap();
     let behaviour = Behaviour {
         ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_millis(50))),
-        stream: libp2p_stream::Behaviour::new(),
+        stream: kanpachi_transport::streams::Behaviour::new(),
     };
     let options = Options {
         keypair: keypair.clone(),

@@ -85,7 +85,7 @@ async fn tell(events: &mpsc::Sender<Event>, query: Query, value: Vec<u8>) {
 
 /// Asks one server what it stores under a key.
 async fn ask(
-    mut control: libp2p_stream::Control,
+    mut control: kanpachi_transport::streams::Control,
     peer: PeerId,
     protocol: StreamProtocol,
     key: Hash,

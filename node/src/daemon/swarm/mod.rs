@@ -267,7 +267,7 @@ struct Dialled {
 
 struct Task {
     swarm: Swarm<Behaviour>,
-    control: libp2p_stream::Control,
+    control: kanpachi_transport::streams::Control,
     events: mpsc::Sender<Event>,
     timers: (mpsc::Sender<Later>, mpsc::Receiver<Later>),
     attempts: BTreeMap<Attempt, Dialled>,

@@ -1,0 +1,263 @@
+//! Streams by the name of their protocol: opened by libp2p-stream, accepted here.
+//!
+//! libp2p-stream has room for one incoming stream of a protocol, and drops any that comes before that one was taken. When
+//! many peers come at once, as after a power cut, most would find their stream closed as soon as it was open. Here as many
+//! wait as [`ROOM`] says.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    fmt, future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use libp2p::{
+    Multiaddr, PeerId, Stream, StreamProtocol,
+    core::{Endpoint, InboundUpgrade, UpgradeInfo, transport::PortUse, upgrade::DeniedUpgrade},
+    swarm::{
+        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+        NetworkBehaviour, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+        handler::{ConnectionEvent, FullyNegotiatedInbound},
+    },
+};
+pub use libp2p_stream::{AlreadyRegistered, OpenStreamError};
+use tokio::sync::mpsc;
+
+/// Streams of one protocol that wait to be taken, at the most. Further ones are dropped, which their peers see.
+pub const ROOM: usize = 256;
+
+/// A stream, and who has opened it.
+type Opened = (PeerId, Stream);
+/// Who takes the streams of which protocol.
+type Takers = HashMap<StreamProtocol, mpsc::Sender<Opened>>;
+
+/// The behaviour. Tells nothing: streams come and go by [`Control`].
+#[derive(NetworkBehaviour)]
+#[behaviour(to_swarm = "()")]
+pub struct Behaviour {
+    outgoing: libp2p_stream::Behaviour,
+    incoming: Incoming,
+}
+
+impl Behaviour {
+    /// For streams of protocols that are named later.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            outgoing: libp2p_stream::Behaviour::new(),
+            incoming: Incoming::default(),
+        }
+    }
+
+    /// Opens and accepts streams.
+    #[must_use]
+    pub fn new_control(&self) -> Control {
+        Control {
+            outgoing: self.outgoing.new_control(),
+            takers: self.incoming.0.clone(),
+        }
+    }
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Behaviour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Behaviour").finish_non_exhaustive()
+    }
+}
+
+/// Opens and accepts streams in a swarm.
+#[derive(Clone)]
+pub struct Control {
+    outgoing: libp2p_stream::Control,
+    takers: Shared,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    /// Opens a stream on any connection to a peer, which is dialled if there is none.
+    ///
+    /// # Errors
+    /// When there is no connection, or the peer does not speak the protocol.
+    pub async fn open_stream(
+        &mut self,
+        peer: PeerId,
+        protocol: StreamProtocol,
+    ) -> Result<Stream, OpenStreamError> {
+        self.outgoing.open_stream(peer, protocol).await
+    }
+
+    /// Takes the streams of a protocol from now on, until what this returns is dropped.
+    ///
+    /// # Errors
+    /// When somebody else takes them.
+    pub fn accept(
+        &mut self,
+        protocol: StreamProtocol,
+    ) -> Result<IncomingStreams, AlreadyRegistered> {
+        let mut takers = self.takers.lock();
+        if takers.get(&protocol).is_some_and(|t| !t.is_closed()) {
+            return Err(AlreadyRegistered);
+        }
+        let (sender, receiver) = mpsc::channel(ROOM);
+        takers.insert(protocol, sender);
+        Ok(IncomingStreams(receiver))
+    }
+}
+
+/// Streams as they come, each with the peer that has opened it.
+#[derive(Debug)]
+pub struct IncomingStreams(mpsc::Receiver<Opened>);
+
+impl futures::Stream for IncomingStreams {
+    type Item = Opened;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Opened>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Shared(Arc<Mutex<Takers>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Takers> {
+        // Nothing below panics halfway through a change, so a poisoned one is still whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn protocols(&self) -> Vec<StreamProtocol> {
+        let mut takers = self.lock();
+        takers.retain(|_, taker| !taker.is_closed());
+        takers.keys().cloned().collect()
+    }
+
+    fn hand_over(&self, peer: PeerId, stream: Stream, protocol: &StreamProtocol) {
+        let takers = self.lock();
+        let taken = takers
+            .get(protocol)
+            .is_some_and(|taker| taker.try_send((peer, stream)).is_ok());
+        drop(takers);
+        if !taken {
+            tracing::debug!(%peer, %protocol, "nobody takes a stream");
+        }
+    }
+}
+
+/// The accepting half.
+#[derive(Debug, Default)]
+pub struct Incoming(Shared);
+
+impl NetworkBehaviour for Incoming {
+    type ConnectionHandler = Handler;
+    type ToSwarm = ();
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Handler(peer, self.0.clone()))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Handler(peer, self.0.clone()))
+    }
+
+    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
+
+    fn on_connection_handler_event(
+        &mut self,
+        _: PeerId,
+        _: ConnectionId,
+        never: THandlerOutEvent<Self>,
+    ) {
+        match never {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<(), THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}
+
+/// The accepting half's part of one connection.
+#[derive(Debug)]
+pub struct Handler(PeerId, Shared);
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = Infallible;
+    type ToBehaviour = Infallible;
+    type InboundProtocol = Accept;
+    type OutboundProtocol = DeniedUpgrade;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = ();
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Accept> {
+        SubstreamProtocol::new(Accept(self.1.protocols()), ())
+    }
+
+    fn poll(
+        &mut self,
+        _: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<DeniedUpgrade, (), Infallible>> {
+        Poll::Pending
+    }
+
+    fn on_behaviour_event(&mut self, never: Infallible) {
+        match never {}
+    }
+
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Accept, DeniedUpgrade>) {
+        if let ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+            protocol: (stream, protocol),
+            ..
+        }) = event
+        {
+            self.1.hand_over(self.0, stream, &protocol);
+        }
+    }
+}
+
+/// Any of these protocols.
+#[derive(Debug)]
+pub struct Accept(Vec<StreamProtocol>);
+
+impl UpgradeInfo for Accept {
+    type Info = StreamProtocol;
+    type InfoIter = std::vec::IntoIter<StreamProtocol>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.0.clone().into_iter()
+    }
+}
+
+impl InboundUpgrade<Stream> for Accept {
+    type Output = (Stream, StreamProtocol);
+    type Error = Infallible;
+    type Future = future::Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_inbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
+        future::ready(Ok((stream, protocol)))
+    }
+}
