@@ -56,8 +56,14 @@ impl Link {
             let since = Instant::now();
             match timeout(OPEN, opening).await {
                 Ok(Ok(stream)) => {
-                    if let Err(error) = self.converse(stream).await {
-                        tracing::debug!(relay = %self.relay, %error, "the stream to a relay ended");
+                    tracing::debug!(relay = %self.relay, "a stream to a relay");
+                    match self.converse(stream).await {
+                        Ok(why) => {
+                            tracing::debug!(relay = %self.relay, why, "the stream to a relay ended");
+                        }
+                        Err(error) => {
+                            tracing::debug!(relay = %self.relay, %error, "the stream to a relay broke");
+                        }
                     }
                     let closed = Command::RelayStream(self.relay, FromRelay::Closed);
                     self.engine.send(closed).await;
@@ -73,7 +79,7 @@ impl Link {
         }
     }
 
-    async fn converse(&mut self, stream: Stream) -> io::Result<()> {
+    async fn converse(&mut self, stream: Stream) -> io::Result<&'static str> {
         let (messages, messages_rx) = mpsc::channel(MESSAGES);
         let (datagrams, datagrams_rx) = mpsc::channel(STREAM_QUEUE);
         let open = FromRelay::Open {
@@ -90,7 +96,7 @@ impl Link {
         }
     }
 
-    async fn read(&mut self, mut stream: ReadHalf<Stream>) -> io::Result<()> {
+    async fn read(&mut self, mut stream: ReadHalf<Stream>) -> io::Result<&'static str> {
         let mut frames = FrameReader::new(relay::MAX);
         let mut pace = Pace::new(Instant::now());
         let mut chunk = vec![0; CHUNK];
@@ -102,15 +108,18 @@ impl Link {
                     continue;
                 }
                 let message = RelayMessage::from_frame(&frame).map_err(io::Error::other)?;
+                if let RelayMessage::Refused(refused) = &message {
+                    tracing::debug!(relay = %self.relay, reason = ?refused.reason, "refused by a relay");
+                }
                 // The stream waits with it: a relay that floods this node is slow, for its own part only.
-                tokio::time::sleep(pace.wait(Instant::now())).await;
+                pace.keep().await;
                 let said = FromRelay::Said(Box::new(message));
                 self.engine
                     .send(Command::RelayStream(self.relay, said))
                     .await;
             }
             match stream.read(&mut chunk).await? {
-                0 => return Ok(()),
+                0 => return Ok("closed by the relay"),
                 n => frames.extend(chunk.get(..n).unwrap_or_default()),
             }
         }
@@ -128,6 +137,15 @@ impl Pace {
         Self { paid: now }
     }
 
+    /// Counts a message, and waits if it came too soon. Nothing else waits for a timer: even one that is due goes off only
+    /// when the threads have nothing to do, which takes long while a node starts.
+    async fn keep(&mut self) {
+        let wait = self.wait(Instant::now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
     /// Counts a message; how long it has to wait.
     fn wait(&mut self, now: Instant) -> Duration {
         self.paid = self.paid.max(now) + HEARD_EVERY;
@@ -141,20 +159,20 @@ async fn write(
     mut stream: WriteHalf<Stream>,
     mut messages: mpsc::Receiver<Box<RelayMessage>>,
     mut datagrams: mpsc::Receiver<Streamed>,
-) -> io::Result<()> {
+) -> io::Result<&'static str> {
     loop {
         tokio::select! {
             biased;
             message = messages.recv() => match message {
                 Some(message) => stream.write_all(&message.frame(0).to_bytes()).await?,
-                None => return Ok(()),
+                None => return Ok("not wanted any more"),
             },
             streamed = datagrams.recv() => match streamed {
                 Some(Streamed { at, .. }) if at.elapsed() > STALE => continue,
                 Some(Streamed { channel, datagram, .. }) => {
                     stream.write_all(&data_frame(channel, datagram).to_bytes()).await?;
                 }
-                None => return Ok(()),
+                None => return Ok("not wanted any more"),
             },
         }
         if messages.is_empty() && datagrams.is_empty() {
@@ -165,7 +183,18 @@ async fn write(
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
+
+    #[test]
+    fn no_timer_is_waited_for_until_then() {
+        let mut pace = Pace::new(Instant::now());
+        // There is no runtime here, so asking for a timer would panic.
+        for _ in 0..HEARD_AT_ONCE {
+            assert_eq!(pace.keep().now_or_never(), Some(()));
+        }
+    }
 
     #[test]
     fn a_relay_is_heard_at_once_until_it_floods() {
