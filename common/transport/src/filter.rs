@@ -1,7 +1,9 @@
 //! Which addresses a swarm may use at all.
 //!
 //! The overlay's own addresses must be neither announced nor dialled: a tunnel inside the tunnel would work until
-//! the outer one fails. [`Filtered`] wraps the whole transport, so no part below has to remember that.
+//! the outer one fails. Nor is any address of the swarm's own dialled: homes have the same few addresses, so that many a
+//! peer has the one that this machine has, and a handshake with oneself costs twice as much as one with a peer.
+//! [`Filtered`] wraps the whole transport, so no part below has to remember that.
 
 use std::{
     collections::HashSet,
@@ -129,6 +131,9 @@ where
         if !self.filter.allows(&addr) {
             return Err(refused(&addr));
         }
+        if self.is_own(&addr) {
+            return Err(own(&addr));
+        }
         self.inner.dial(addr, opts)
     }
 
@@ -149,6 +154,13 @@ where
 }
 
 impl<T> Filtered<T> {
+    /// Does this swarm listen there, whoever is looked for?
+    fn is_own(&self, addr: &Multiaddr) -> bool {
+        let first = addr.iter().take_while(|p| !matches!(p, Protocol::P2p(_)));
+        let first: Multiaddr = first.collect();
+        self.announced.iter().any(|(_, own)| *own == first)
+    }
+
     /// Is this event for those above?
     fn keep<U>(&mut self, event: &TransportEvent<U, io::Error>) -> bool {
         match event {
@@ -186,6 +198,13 @@ fn refused(addr: &Multiaddr) -> TransportError<io::Error> {
     ))
 }
 
+fn own(addr: &Multiaddr) -> TransportError<io::Error> {
+    TransportError::Other(io::Error::new(
+        io::ErrorKind::AddrNotAvailable,
+        format!("{addr} is an address of this node itself"),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,6 +221,47 @@ mod tests {
             "/ip4/198.19.0.1/udp/1/quic-v1/p2p/{peer}/p2p-circuit"
         )));
         assert!(allowed(&format!("/p2p/{peer}/p2p-circuit")));
+    }
+
+    #[test]
+    fn an_address_is_its_own_as_long_as_it_listens_there_whoever_is_looked_for() {
+        let mut filtered = Filtered::new((), AddressFilter::allow_all());
+        let (listener_id, peer) = (
+            ListenerId::next(),
+            "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA",
+        );
+        let home = "/ip4/192.168.1.2/udp/12976/quic-v1";
+        // A reservation: a circuit leads here, and the relay is somebody else.
+        let relay = "/ip4/192.0.2.1/udp/12975/quic-v1";
+        for text in [home.to_owned(), format!("{relay}/p2p/{peer}/p2p-circuit")] {
+            let listen_addr = text.parse().unwrap();
+            filtered.keep::<()>(&TransportEvent::NewAddress {
+                listener_id,
+                listen_addr,
+            });
+        }
+        let is_own = |filtered: &Filtered<()>, text: &str| filtered.is_own(&text.parse().unwrap());
+        assert!(is_own(&filtered, home));
+        assert!(is_own(&filtered, &format!("{home}/p2p/{peer}")));
+        assert!(is_own(
+            &filtered,
+            &format!("{home}/p2p/{peer}/p2p-circuit/p2p/{peer}")
+        ));
+        assert!(!is_own(&filtered, "/ip4/192.168.1.2/udp/12975/quic-v1"));
+        assert!(!is_own(
+            &filtered,
+            &format!("/ip4/192.168.1.3/udp/12976/quic-v1/p2p/{peer}")
+        ));
+        assert!(!is_own(&filtered, &format!("{relay}/p2p/{peer}")));
+        assert!(!is_own(
+            &filtered,
+            &format!("{relay}/p2p/{peer}/p2p-circuit/p2p/{peer}")
+        ));
+        filtered.keep::<()>(&TransportEvent::AddressExpired {
+            listener_id,
+            listen_addr: home.parse().unwrap(),
+        });
+        assert!(!is_own(&filtered, home));
     }
 
     #[test]
