@@ -26,6 +26,7 @@ impl Task {
             }
             return;
         }
+        self.seek_no_servers();
         self.shun_servers();
         for attempt in self.attempts.keys().copied().collect::<Vec<_>>() {
             self.fail_attempt(attempt);

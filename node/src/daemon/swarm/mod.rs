@@ -388,7 +388,7 @@ impl Task {
                 }
                 self.check_failed(attempt).await;
             }
-            Later::Reserve(relay) => self.reserve(relay),
+            Later::Reserve(relay) => self.reserve_again(relay),
             Later::Introduce { node, ways } => {
                 if !self.swarm.is_connected(&kanpachi_transport::peer_id(node)) {
                     self.introduce(&node, ways);

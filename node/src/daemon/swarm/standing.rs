@@ -81,6 +81,18 @@ impl Places {
         self.circuits(peer).contains(&connection)
     }
 
+    /// Looks for a reservation at a peer. If it has to wait, it is asked for as soon as there is a direct connection.
+    fn seek(&mut self, relay: PeerId) -> Seek {
+        if self.listeners.values().any(|peer| *peer == relay) {
+            return Seek::Asked;
+        }
+        match self.direct(&relay).cloned() {
+            Some(addr) => Seek::At(addr),
+            None if self.seeking.insert(relay) => Seek::Wait,
+            None => Seek::Asked,
+        }
+    }
+
     /// Is this the first that a peer says over a connection? What it says later of where it sees this node is what it
     /// saw first, wherever the connection has gone since.
     pub(super) fn is_first_word(&mut self, connection: ConnectionId) -> bool {
@@ -96,6 +108,18 @@ impl Places {
             }
         }
     }
+}
+
+/// How a reservation is to be had.
+#[derive(Debug, PartialEq, Eq)]
+enum Seek {
+    /// It was given, or asked for, or is waited for.
+    Asked,
+    /// Over a connection to this address.
+    At(Multiaddr),
+    /// When there is a connection. A circuit is not listened on before: that would dial a peer that is dialled already,
+    /// and fail with it.
+    Wait,
 }
 
 /// The address of whatever is reached over a relay.
@@ -187,13 +211,31 @@ impl Task {
         }
     }
 
+    /// Asks a bootstrap again for a reservation, if it has not come to one.
+    pub(super) fn reserve_again(&mut self, relay: PeerId) {
+        self.places.seeking.remove(&relay);
+        self.reserve(relay);
+    }
+
     /// Asks a bootstrap for a reservation, so that members can be introduced to this node.
     pub(super) fn reserve(&mut self, relay: PeerId) {
-        let asked = self.places.listeners.values().any(|peer| *peer == relay);
-        let addr = self.bootstraps.get(&relay).and_then(|addrs| addrs.first());
-        if let Some(addr) = addr.cloned().filter(|_| !asked && !self.cut_off) {
-            self.reserve_at(relay, addr);
+        if self.cut_off || !self.bootstraps.contains_key(&relay) {
+            return;
         }
+        match self.places.seek(relay) {
+            Seek::Asked => {}
+            Seek::At(addr) => self.reserve_at(relay, addr),
+            Seek::Wait => {
+                self.reach_bootstraps();
+                self.later(RESERVE_AGAIN, Later::Reserve(relay));
+            }
+        }
+    }
+
+    /// A drill begins: reservations of bootstraps are not waited for meanwhile.
+    pub(super) fn seek_no_servers(&mut self) {
+        let servers = &self.bootstraps;
+        self.places.seeking.retain(|p| !servers.contains_key(p));
     }
 
     fn reserve_at(&mut self, relay: PeerId, addr: Multiaddr) {
@@ -305,5 +347,29 @@ impl Task {
         let known = known.filter(|peer| self.members.contains(peer));
         let known: Vec<PeerId> = known.copied().collect();
         self.swarm.behaviour_mut().identify.push(known);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reservation_waits_for_a_connection_and_is_asked_for_once() {
+        let (mut places, relay) = (Places::default(), PeerId::random());
+        assert_eq!(places.seek(relay), Seek::Wait);
+        assert!(places.seeking.contains(&relay), "a connection is noticed");
+        assert_eq!(places.seek(relay), Seek::Asked);
+        places.seeking.clear();
+        let addr: Multiaddr = "/ip4/192.0.2.1/udp/1/quic-v1".parse().unwrap();
+        let id = ConnectionId::new_unchecked(1);
+        places.connections.insert(relay, vec![(id, Route::Circuit)]);
+        assert_eq!(places.seek(relay), Seek::Wait, "no circuit over a circuit");
+        let direct = ConnectionId::new_unchecked(2);
+        let routes = places.connections.get_mut(&relay).unwrap();
+        routes.push((direct, Route::Direct(addr.clone())));
+        assert_eq!(places.seek(relay), Seek::At(addr));
+        places.listeners.insert(ListenerId::next(), relay);
+        assert_eq!(places.seek(relay), Seek::Asked);
     }
 }
