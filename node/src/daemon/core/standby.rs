@@ -51,9 +51,12 @@ impl Core {
         };
         let hints = self.db.hints()?;
         self.begin_session(org, hints).await?;
+        // The servers first. Whom no direct path leads to waits for them, and with many members it takes a while until all
+        // are tried.
+        self.drive().await;
+        self.servers_changed();
         self.bring_adapter_up().await?;
         self.members_changed().await;
-        self.servers_changed();
         Ok(())
     }
 
