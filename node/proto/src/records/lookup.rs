@@ -27,6 +27,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) const AGAIN: Duration = Duration::from_secs(3);
 /// And at the latest after this.
 pub(super) const MAX_AGAIN: Duration = Duration::from_secs(300);
+/// Nobody is looked up for so long after the start. All tunnels are down then, most come up by themselves or by the word of
+/// the coordinator, and to look everybody up would keep this node, and all that start with it, from just that.
+pub(super) const HEAD_START: Duration = Duration::from_secs(3);
 /// News of servers count once in this time.
 const SERVERS: Duration = Duration::from_secs(2);
 
@@ -82,8 +85,10 @@ struct Lookup {
     queries: BTreeSet<Query>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lookups {
+    /// Not before this.
+    begin: Instant,
     wishes: BTreeMap<NodeId, Wish>,
     running: BTreeMap<NodeId, Lookup>,
     queries: BTreeMap<Query, NodeId>,
@@ -91,6 +96,16 @@ pub(super) struct Lookups {
 }
 
 impl Lookups {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            begin: now + HEAD_START,
+            wishes: BTreeMap::new(),
+            running: BTreeMap::new(),
+            queries: BTreeMap::new(),
+            last_server: None,
+        }
+    }
+
     pub(super) fn set_wanted(&mut self, wanted: &BTreeSet<NodeId>, now: Instant) -> Vec<Query> {
         self.wishes.retain(|node, _| wanted.contains(node));
         for node in wanted {
@@ -119,7 +134,7 @@ impl Lookups {
     }
 
     pub(super) fn next_due(&self, now: Instant) -> Option<NodeId> {
-        if self.running.len() >= PARALLEL {
+        if self.running.len() >= PARALLEL || now < self.begin {
             return None;
         }
         let idle = self
@@ -223,7 +238,7 @@ impl Lookups {
             .wishes
             .iter()
             .filter(|(n, _)| !self.running.contains_key(n));
-        let next = idle.map(|(_, wish)| wish.next).min();
+        let next = idle.map(|(_, wish)| wish.next.max(self.begin)).min();
         let next = next.filter(|_| self.running.len() < PARALLEL);
         running.flatten().chain(next).min()
     }

@@ -213,7 +213,7 @@ impl Records {
             groups: Vec::new(),
             index: Index::new(identity.node_id()),
             publisher: Publisher::new(identity, boot, stored.counter),
-            lookups: Lookups::default(),
+            lookups: Lookups::new(now.instant),
             hold: Hold::new(stored.kept),
             shelf: Shelf::new(SHELF),
             next_expiry: now.instant + EXPIRE,

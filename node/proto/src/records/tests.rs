@@ -7,7 +7,11 @@ use kanpachi_common::{
     record::{MAX_TTL, PeerRecord, Sealing, enclose, open, seal},
 };
 
-use super::{lookup::PATIENCE, publish::GAP, *};
+use super::{
+    lookup::{HEAD_START, PATIENCE},
+    publish::GAP,
+    *,
+};
 
 const NETWORK: NetworkId = NetworkId([0xaa; 32]);
 const OTHER: NetworkId = NetworkId([0xbb; 32]);
@@ -71,13 +75,15 @@ impl Node {
     }
 
     fn with(n: u8, boot: u64, disk: Stored, wall: UnixTime) -> Self {
-        let now = Now {
+        let began = Now {
             instant: Instant::now(),
             wall,
         };
+        // What it does first is not what most of these tests are about.
+        let instant = began.instant + HEAD_START;
         Self {
-            records: Records::new(key(n), boot, disk.clone(), [n; 32], now),
-            now,
+            records: Records::new(key(n), boot, disk.clone(), [n; 32], began),
+            now: Now { instant, wall },
             found: Vec::new(),
             disk,
             kept: BTreeMap::new(),
@@ -366,6 +372,33 @@ fn an_older_start_and_a_lower_number_are_not_believed() {
     assert!(!give(4, 999, 4003), "of an older start");
     assert!(give(6, 1, 4004), "of a newer start");
     assert_eq!(bob.ports(), [4001, 4004]);
+}
+
+/// Most tunnels come up by themselves right after a start, and whoever has one is not looked up.
+#[test]
+fn nobody_is_looked_up_right_after_the_start_whatever_servers_appear() {
+    let mut dht = Dht::default();
+    let mut bob = Node::new(3);
+    let start = bob.now.instant - HEAD_START;
+    bob.now.instant = start;
+    bob.records
+        .set_groups(vec![group(&[1], &[1, 2, 3])], bob.now);
+    let both = [id(1), id(2)].into_iter().collect();
+    bob.records.set_wanted(&both, bob.now);
+    bob.records.handle_server(id(1), true, bob.now);
+    bob.pass(HEAD_START / 2, &mut dht);
+    assert_eq!(dht.gets, 0);
+    let one = [id(2)].into_iter().collect();
+    bob.records.set_wanted(&one, bob.now);
+    bob.pass(HEAD_START / 2 - Duration::from_millis(1), &mut dht);
+    assert_eq!((dht.gets, bob.records.counters().lookups), (0, 0));
+    assert_eq!(bob.records.poll_timeout(), Some(start + HEAD_START));
+    bob.pass(Duration::from_millis(1), &mut dht);
+    assert_eq!(
+        bob.records.counters().lookups,
+        1,
+        "the one without a tunnel"
+    );
 }
 
 #[test]
