@@ -5,22 +5,17 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use kanpachi_tests::capture::Capture;
-use kanpachi_tests::client::Node;
-use kanpachi_tests::lab::{Lab, run};
-use kanpachi_tests::mesh::{Hub, Member, NETWORK};
+use kanpachi_tests::lab::run;
 use kanpachi_tests::nat::behaviour::Verdict;
+use kanpachi_tests::nat::joined::{Joined, join};
 use kanpachi_tests::nat::matrix::{Cell, Pair, print, spread, waves};
 use kanpachi_tests::nat::world::{Kind, Site, World};
-use kanpachi_tests::note;
-use kanpachi_tests::process::Process;
-use kanpachi_tests::wait::{eventually, scaled};
+use kanpachi_tests::wait::scaled;
 
 /// The whole matrix, from the first host to the last cell.
 const WHOLE: Duration = Duration::from_secs(300);
-/// Until every node that can join has joined, and all know of each other.
-const JOINED: Duration = Duration::from_secs(30);
 
 /// How long a pair may take until it is what was expected.
 fn limit(verdict: Verdict) -> Duration {
@@ -65,64 +60,6 @@ fn every_pair_of_nats_is_as_direct_as_it_can_be() {
         ensure!(took < scaled(WHOLE), "the matrix took {took:?}");
         Ok(())
     });
-}
-
-type Joined<'a> = Vec<(&'a Site, Member)>;
-
-/// A hub without a node of its own, and a node on every site. Who cannot join is left out.
-fn join<'a>(lab: &mut Lab, world: &'a World) -> Result<(Hub, Joined<'a>)> {
-    let hub = lab.public_host("hub")?;
-    let hub = Hub::start(lab, &hub, &["--no-node", "--listen-tcp", "443"])?;
-    let (first, others) = world.sites.split_first().context("no sites")?;
-    let owner = Member::join(node(lab, first)?, hub.invite()?)?;
-    let uses = others.len().to_string();
-    let invite = owner.node.invite(NETWORK, &["--uses", &uses])?;
-    let started = others.iter().map(|site| {
-        let node = node(lab, site)?;
-        let process = node.start(&["--json", "join", &invite])?;
-        Ok((site, node, process))
-    });
-    let started: Vec<(&Site, Node, Process)> = started.collect::<Result<_>>()?;
-    let mut members = vec![(first, owner)];
-    for (site, node, mut process) in started {
-        match process.expect_json(JOINED, "ipv4") {
-            Ok(line) => {
-                let overlay = kanpachi_tests::client::Overlay::from(&line)?;
-                members.push((
-                    site,
-                    Member {
-                        node,
-                        process,
-                        overlay,
-                    },
-                ));
-            }
-            Err(error) => note(format_args!("{} did not join: {error:#}", site.name())),
-        }
-    }
-    eventually(JOINED, "everybody knows of everybody", || {
-        for (site, member) in &members {
-            let status = member.node.status()?;
-            let online = status.members().filter(|peer| peer["online"] == true);
-            let online = online.count() + 1;
-            ensure!(
-                online == members.len(),
-                "{} sees {online} of {}",
-                site.name(),
-                members.len()
-            );
-        }
-        Ok(())
-    })?;
-    Ok((hub, members))
-}
-
-fn node(lab: &Lab, site: &Site) -> Result<Node> {
-    let node = Node::new(lab, &site.host)?;
-    Ok(match &site.proxy {
-        Some(proxy) => node.set("HTTPS_PROXY", proxy),
-        None => node,
-    })
 }
 
 fn probe_all(members: &Joined<'_>, capture: &Capture) -> Result<Vec<Cell>> {

@@ -19,6 +19,7 @@ pub mod behaviour;
 pub mod device;
 pub mod forwarder;
 pub mod gateway;
+pub mod joined;
 pub mod matrix;
 pub mod measure;
 pub mod packet;
