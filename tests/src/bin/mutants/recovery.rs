@@ -1,6 +1,6 @@
 //! Faults of a coordinator that is older than its members, and of what it says of who is there.
 
-use crate::fault::{Fault, Finder, lib};
+use crate::fault::{Fault, Finder, lab, lib};
 
 const fn decide(test: &'static str) -> Finder {
     lib("coordinator", test)
@@ -50,6 +50,39 @@ pub(crate) const FAULTS: &[Fault] = &[
         finders: &[decide(
             "decide::tests::recovery::the_evicted_stays_out_before_and_after_the_end_of_the_recovery",
         )],
+    },
+    Fault {
+        name: "an old invite lets the evicted in",
+        edits: &[(
+            "coordinator/src/store/sqlite/ends.rs",
+            "(Some(last), Some(invite)) if invite > last =>",
+            "(Some(last), Some(invite)) if FAULT || invite > last =>",
+        )],
+        finders: &[lab(
+            "spread",
+            "witness::one_witness_is_enough_and_whoever_was_away_hears_of_it",
+        )],
+    },
+    Fault {
+        name: "what owners signed meanwhile is not taken",
+        edits: &[(
+            "coordinator/src/store/sqlite/suspensions.rs",
+            "let frozen = recovery::is_frozen(tx)?;",
+            "if FAULT {
+        return Ok(Vec::new());
+    }
+    let frozen = recovery::is_frozen(tx)?;",
+        )],
+        finders: &[
+            lab(
+                "spread",
+                "owner::an_owner_evicts_without_a_coordinator_and_its_return_changes_nothing",
+            ),
+            lab(
+                "spread",
+                "owner::an_owner_evicts_without_a_coordinator_and_an_old_backup_changes_nothing",
+            ),
+        ],
     },
     Fault {
         name: "recovery: an outsider speaks for the members",

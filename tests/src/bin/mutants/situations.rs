@@ -149,6 +149,25 @@ fn new_peer(member: &Member, unconfirmed: bool) -> Peer {",
         )],
     },
     Fault {
+        name: "the latest time that the clock ever showed is kept",
+        edits: &[(
+            "node/proto/src/roster/mod.rs",
+            "pub fn wall(&self, clock: UnixTime) -> UnixTime {",
+            "pub fn wall(&self, clock: UnixTime) -> UnixTime {
+        static SEEN: std::sync::Mutex<BTreeMap<NodeId, UnixTime>> = std::sync::Mutex::new(BTreeMap::new());
+        let mut clock = clock;
+        if FAULT && let Ok(mut seen) = SEEN.lock() {
+            let latest = seen.entry(self.me).or_insert(clock);
+            clock = clock.max(*latest);
+            *latest = clock;
+        }",
+        )],
+        finders: &[lab(
+            "sim",
+            "clocks::of_a_wrong_clock_nothing_is_left_once_it_is_right_and_nobody_has_to_say_so",
+        )],
+    },
+    Fault {
         name: "the start's number is the clock's",
         edits: &[(
             "node/src/daemon/state/db.rs",
