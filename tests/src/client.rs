@@ -53,6 +53,13 @@ impl Node {
         })
     }
 
+    /// Makes it forget where others are, while it does not run. Says how much that was.
+    pub fn forget_addresses(&self) -> Result<usize> {
+        let db = rusqlite::Connection::open(self.state_dir.join("node.db"))?;
+        let candidates = db.execute("DELETE FROM candidates", [])?;
+        Ok(candidates + db.execute("DELETE FROM records", [])?)
+    }
+
     /// Adds an environment variable to everything that this node runs.
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.into()));

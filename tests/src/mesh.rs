@@ -1,6 +1,6 @@
 //! A ready-made organisation in the lab: a hub on the public segment, members on LANs of their own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -148,6 +148,18 @@ impl Hub {
         let command = self.launch.command(&self.node, more)?;
         self.process = command.start(self.node.logs(), &self.node.host.name)?;
         Ok(())
+    }
+
+    /// Copies what its coordinator keeps, while it does not run.
+    pub fn back_up(&self, to: &Path) -> Result<()> {
+        copy(&self.coordinator_dir(), to)
+    }
+
+    /// Puts such a copy in place of what its coordinator keeps.
+    pub fn restore(&self, from: &Path) -> Result<()> {
+        let dir = self.coordinator_dir();
+        std::fs::remove_dir_all(&dir)?;
+        copy(from, &dir)
     }
 
     /// Where its coordinator keeps its state.
@@ -341,4 +353,14 @@ pub fn tunnel_state(from: &Member, to: &Member) -> Result<TunnelState> {
         path: peer["path"].clone(),
         path_since: peer["path_since"].clone(),
     })
+}
+
+/// Copies a directory without directories in it.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for file in std::fs::read_dir(from)? {
+        let file = file?;
+        std::fs::copy(file.path(), to.join(file.file_name()))?;
+    }
+    Ok(())
 }

@@ -63,6 +63,11 @@ impl Netns {
         })
     }
 
+    /// The same for something asynchronous.
+    pub fn run_async<T: Send>(&self, work: impl AsyncFnOnce() -> Result<T> + Send) -> Result<T> {
+        self.run(move || runtime()?.block_on(work()))
+    }
+
     /// Starts `work` on a thread of its own inside the namespace.
     pub fn spawn<T: Send + 'static>(
         &self,
@@ -73,6 +78,14 @@ impl Netns {
             netns.enter()?;
             work()
         })
+    }
+
+    /// The same for something asynchronous.
+    pub fn spawn_async<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> std::thread::JoinHandle<Result<T>> {
+        self.spawn(move || runtime()?.block_on(work))
     }
 
     /// Runs lines of `ip -batch` inside the namespace.
@@ -128,4 +141,10 @@ impl Drop for Inner {
 /// The file of a namespace name.
 pub fn path(name: &str) -> PathBuf {
     Path::new(NETNS_DIR).join(name)
+}
+
+/// For one thread: threads of its own would not be in the namespace.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    Ok(builder.enable_all().build()?)
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::StreamExt as _;
 use kanpachi_tests::client::Node;
-use kanpachi_tests::hostile::NodeKeys;
+use kanpachi_tests::hostile::{NodeKeys, Silent};
 use kanpachi_tests::lab::run;
 use kanpachi_tests::mesh::{DIRECT, Hub, Member, reach};
 use kanpachi_tests::netns::Netns;
 use kanpachi_tests::note;
 use kanpachi_tests::wait::scaled;
 use kanpachi_transport::swarm::{Options, swarm};
-use kanpachi_transport::{AddressFilter, DatagramHandler, SharedSocket, keypair_from_seed};
+use kanpachi_transport::{AddressFilter, SharedSocket, keypair_from_seed};
 use libp2p::{Multiaddr, identify, swarm::SwarmEvent};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -48,48 +48,37 @@ fn a_stranger_is_offered_no_dht_and_a_member_is() {
     });
 }
 
-struct Nothing;
-
-impl DatagramHandler for Nothing {
-    fn handle(&mut self, _: SocketAddr, _: &mut [u8]) {}
-}
-
 /// What a node offers to whoever comes with these keys.
 fn protocols(ns: &Netns, keys: &NodeKeys, at: &Multiaddr) -> Result<Vec<String>> {
-    ns.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(async {
-            let keypair = keypair_from_seed(&keys.identity.seed());
-            let socket = SharedSocket::bind_port(0)?;
-            let _reader = socket.spawn_reader(Nothing)?;
-            let config = identify::Config::new("/kanpachi/1".to_owned(), keypair.public());
-            let options = Options {
-                keypair,
-                socket,
-                filter: AddressFilter::allow_all(),
-                relay: None,
-                tcp: false,
-                proxy: None,
-            };
-            let mut swarm = swarm(options, identify::Behaviour::new(config))?;
-            swarm.dial(at.clone())?;
-            let told = async {
-                loop {
-                    match swarm.select_next_some().await {
-                        SwarmEvent::Behaviour(identify::Event::Received { info, .. }) => {
-                            let names = info.protocols.iter().map(ToString::to_string);
-                            return Ok(names.collect());
-                        }
-                        SwarmEvent::OutgoingConnectionError { error, .. } => bail!("{error}"),
-                        _ => {}
+    ns.run_async(async || {
+        let keypair = keypair_from_seed(&keys.identity.seed());
+        let socket = SharedSocket::bind_port(0)?;
+        let _reader = socket.spawn_reader(Silent)?;
+        let config = identify::Config::new("/kanpachi/1".to_owned(), keypair.public());
+        let options = Options {
+            keypair,
+            socket,
+            filter: AddressFilter::allow_all(),
+            relay: None,
+            tcp: false,
+            proxy: None,
+        };
+        let mut swarm = swarm(options, identify::Behaviour::new(config))?;
+        swarm.dial(at.clone())?;
+        let told = async {
+            loop {
+                match swarm.select_next_some().await {
+                    SwarmEvent::Behaviour(identify::Event::Received { info, .. }) => {
+                        let names = info.protocols.iter().map(ToString::to_string);
+                        return Ok(names.collect());
                     }
+                    SwarmEvent::OutgoingConnectionError { error, .. } => bail!("{error}"),
+                    _ => {}
                 }
-            };
-            tokio::time::timeout(scaled(ANSWER), told)
-                .await
-                .context("the node says nothing")?
-        })
+            }
+        };
+        tokio::time::timeout(scaled(ANSWER), told)
+            .await
+            .context("the node says nothing")?
     })
 }

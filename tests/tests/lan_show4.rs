@@ -40,15 +40,6 @@ impl Island {
     }
 }
 
-/// Forgets every address that a node knew of others.
-fn forget_addresses(node: &Node) -> Result<()> {
-    let db = rusqlite::Connection::open(node.state_dir.join("node.db"))?;
-    let forgotten = db.execute("DELETE FROM candidates", [])?;
-    ensure!(forgotten > 0, "{} knew nobody", node.host.name);
-    db.execute("DELETE FROM records", [])?;
-    Ok(())
-}
-
 /// A file with a code, as a person would pass it to a script.
 fn code_file(lab: &Lab, code: &str) -> Result<PathBuf> {
     let path = lab.directory().join("code.txt");
@@ -115,7 +106,8 @@ fn members_on_one_segment_start_cold_and_a_new_one_joins_by_code() {
         mesh.hub.process.kill()?;
         for member in &mut mesh.members {
             member.process.kill()?;
-            forget_addresses(&member.node)?;
+            let forgotten = member.node.forget_addresses()?;
+            ensure!(forgotten > 0, "{} knew nobody", member.name());
         }
         let start = Instant::now();
         for member in &mut mesh.members {

@@ -59,12 +59,7 @@ fn on<T: Send + 'static>(
     host: &Host,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    let thread = host.ns.spawn(move || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?
-            .block_on(work)
-    });
+    let thread = host.ns.spawn_async(work);
     thread.join().map_err(|_| anyhow!("it panicked"))?
 }
 

@@ -1,6 +1,5 @@
 //! Recovery: a coordinator comes back from a backup that has forgotten a member and an eviction.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -58,10 +57,9 @@ fn forgotten(
         .member("alice")?
         .node
         .invite(NETWORK, &["--uses", "5"])?;
-    let dir = mesh.hub.coordinator_dir();
     let backup = lab.directory().join("backup");
     mesh.hub.process.terminate(STOP)?;
-    copy(&dir, &backup)?;
+    mesh.hub.back_up(&backup)?;
     mesh.hub.start_again()?;
     mesh.wait_until_logged_in(BACK)?;
 
@@ -74,8 +72,7 @@ fn forgotten(
     let newest = everybody_is_past(&mesh, 0)?;
 
     mesh.hub.process.kill()?;
-    std::fs::remove_dir_all(&dir)?;
-    copy(&backup, &dir)?;
+    mesh.hub.restore(&backup)?;
     mesh.hub.start_anew(&[])?;
     eventually(BACK, "the coordinator says that it is older", || {
         let log = mesh.hub.process.stderr();
@@ -191,16 +188,6 @@ fn nobody_has_the_address_of_another(mesh: &Mesh) -> Result<()> {
         if let Some(other) = seen.insert(address, member.name()) {
             anyhow::bail!("{other} and {} both have {address}", member.name());
         }
-    }
-    Ok(())
-}
-
-/// Copies a directory without directories in it.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir_all(to)?;
-    for file in std::fs::read_dir(from)? {
-        let file = file?;
-        std::fs::copy(file.path(), to.join(file.file_name()))?;
     }
     Ok(())
 }

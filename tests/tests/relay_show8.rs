@@ -54,11 +54,7 @@ fn strangers_and_the_evicted_get_no_bytes_and_nobody_is_aimed_at() {
             bob: &keys[0],
             carol: &keys[1],
         };
-        intruder.ns.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread();
-            let runtime = { runtime }.enable_all().build()?;
-            runtime.block_on(scene.play())
-        })
+        intruder.ns.run_async(async || scene.play().await)
     });
 }
 

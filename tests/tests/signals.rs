@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use kanpachi_common::NodeId;
 use kanpachi_tests::client::{NODE_PORT, Node};
 use kanpachi_tests::hostile::{NodeKeys, SignalGuest};
-use kanpachi_tests::lab::{Host, Lab, run};
+use kanpachi_tests::lab::{Lab, run};
 use kanpachi_tests::mesh::{DIRECT, Hub, Member, NETWORK};
 use kanpachi_tests::nat::behaviour::Behaviour;
 use kanpachi_tests::nat::gateway::{Gateway, Made};
@@ -194,15 +194,6 @@ fn a_restarted_member_reaches_the_others_through_their_nats_after_the_whole_host
     });
 }
 
-fn inside<T: Send>(host: &Host, work: impl AsyncFnOnce() -> Result<T> + Send) -> Result<T> {
-    host.ns.run(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(work())
-    })
-}
-
 #[test]
 fn no_member_passes_signals_on_for_a_stranger_or_for_whoever_was_evicted() {
     run("signals-evicted", |lab| {
@@ -214,7 +205,7 @@ fn no_member_passes_signals_on_for_a_stranger_or_for_whoever_was_evicted() {
         town.alice.process.kill()?;
         let keys = NodeKeys::read(&town.alice.node.state_dir)?;
         let stranger = kanpachi_common::SecretKey::from_seed(&[77; 32]);
-        let refused = inside(&host, async || {
+        let refused = host.ns.run_async(async || {
             let mut guest = SignalGuest::new(&stranger)?;
             let reserved = guest.reserve(&carol, at).await;
             let reached = guest.reach(&bob, &carol, at).await;
@@ -222,7 +213,7 @@ fn no_member_passes_signals_on_for_a_stranger_or_for_whoever_was_evicted() {
         })?;
         ensure!(refused == (true, true), "a stranger: {refused:?}");
         let hub = &town.hub.node;
-        inside(&host, async || {
+        host.ns.run_async(async || {
             let mut guest = SignalGuest::new(&keys.identity)?;
             guest.reserve(&carol, at).await.context("as a member")?;
             guest.reach(&bob, &carol, at).await.context("as a member")?;

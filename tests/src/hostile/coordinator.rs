@@ -65,12 +65,8 @@ impl Impostor {
         };
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
-        let thread = host.ns.spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(serve(port, shared, ready, stopped))
-        });
+        let serving = serve(port, shared, ready, stopped);
+        let thread = host.ns.spawn_async(serving);
         let mut impostor = Self {
             pushes,
             sessions,
@@ -120,7 +116,7 @@ async fn serve(
     mut stopped: oneshot::Receiver<()>,
 ) -> Result<()> {
     let socket = SharedSocket::bind_port(port).with_context(|| format!("bind port {port}"))?;
-    let reader = socket.spawn_reader(Silent)?;
+    let reader = socket.spawn_reader(super::Silent)?;
     let keypair = keypair_from_seed(&shared.stolen.identity.seed());
     let options = stack::Options {
         keypair,
@@ -154,13 +150,6 @@ async fn serve(
     }
     drop(swarm);
     Ok(reader.stop()?)
-}
-
-/// Tunnel datagrams are nothing to a coordinator.
-struct Silent;
-
-impl kanpachi_transport::DatagramHandler for Silent {
-    fn handle(&mut self, _: std::net::SocketAddr, _: &mut [u8]) {}
 }
 
 /// One node's control stream, from its hello until either side has enough.

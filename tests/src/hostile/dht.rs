@@ -11,9 +11,7 @@ use kanpachi_common::secret::NetworkSecret;
 use kanpachi_common::wire::kademlia;
 use kanpachi_common::{NodeId, OrgId, SecretKey};
 use kanpachi_transport::swarm as stack;
-use kanpachi_transport::{
-    AddressFilter, DatagramHandler, Reader, SharedSocket, keypair_from_seed, peer_id,
-};
+use kanpachi_transport::{AddressFilter, Reader, SharedSocket, keypair_from_seed, peer_id};
 use libp2p::kad::{
     self, QueryResult, Quorum, Record, RecordKey,
     store::{MemoryStore, RecordStore as _},
@@ -35,12 +33,6 @@ struct Behaviour {
     kad: kad::Behaviour<MemoryStore>,
     identify: identify::Behaviour,
     streams: kanpachi_transport::streams::Behaviour,
-}
-
-struct Silent;
-
-impl DatagramHandler for Silent {
-    fn handle(&mut self, _: SocketAddr, _: &mut [u8]) {}
 }
 
 /// A peer that speaks Kademlia and does what it is told. Inside a tokio runtime of the namespace.
@@ -89,7 +81,7 @@ impl DhtPeer {
         let peer = keypair.public().to_peer_id();
         let socket = SharedSocket::bind_port(0)?;
         let port = socket.port();
-        let reader = socket.spawn_reader(Silent)?;
+        let reader = socket.spawn_reader(super::Silent)?;
         let name = StreamProtocol::try_from_owned(format!("/kanpachi/{org}/kad/1"))?;
         let mut config = kad::Config::new(name.clone());
         config.set_query_timeout(PATIENCE / 3);

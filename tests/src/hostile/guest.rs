@@ -11,9 +11,7 @@ use kanpachi_common::wire::frame::{Frame, FrameReader, MAX_REPLY};
 use kanpachi_common::wire::{MAX_VERSION, MIN_VERSION};
 use kanpachi_common::{OrgId, SecretKey, TunnelKey};
 use kanpachi_transport::swarm as stack;
-use kanpachi_transport::{
-    AddressFilter, DatagramHandler, Reader, SharedSocket, keypair_from_seed, peer_id,
-};
+use kanpachi_transport::{AddressFilter, Reader, SharedSocket, keypair_from_seed, peer_id};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::DialOpts;
@@ -38,13 +36,6 @@ pub struct Guest {
     _socket: Reader,
 }
 
-/// It has no tunnels.
-struct Silent;
-
-impl DatagramHandler for Silent {
-    fn handle(&mut self, _: SocketAddr, _: &mut [u8]) {}
-}
-
 impl Guest {
     /// Dials from `from` by QUIC, opens the control stream and says hello. Inside a tokio runtime of the namespace.
     ///
@@ -52,7 +43,7 @@ impl Guest {
     /// When there is no connection; when the coordinator sends it away, with its words.
     pub async fn connect(target: Target, from: IpAddr, seed: [u8; 32]) -> Result<Self> {
         let socket = SharedSocket::bind(SocketAddr::new(from, 0))?;
-        let reader = socket.spawn_reader(Silent)?;
+        let reader = socket.spawn_reader(super::Silent)?;
         let options = stack::Options {
             keypair: keypair_from_seed(&seed),
             socket,

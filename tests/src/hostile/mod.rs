@@ -21,3 +21,11 @@ pub use relay::RelayGuest;
 pub use signals::SignalGuest;
 pub use stolen::{NodeKeys, StolenCoordinator};
 pub use tunnel::HostileMember;
+
+/// For whoever has no tunnels.
+#[derive(Debug)]
+pub struct Silent;
+
+impl kanpachi_transport::DatagramHandler for Silent {
+    fn handle(&mut self, _: std::net::SocketAddr, _: &mut [u8]) {}
+}

@@ -14,9 +14,7 @@ use kanpachi_common::wire::relay::{self, Open, Pair, PairState, RelayMessage, Se
 use kanpachi_common::wire::{MAX_VERSION, MIN_VERSION};
 use kanpachi_common::{NodeId, SecretKey};
 use kanpachi_transport::swarm as stack;
-use kanpachi_transport::{
-    AddressFilter, DatagramHandler, Reader, SharedSocket, keypair_from_seed, peer_id,
-};
+use kanpachi_transport::{AddressFilter, Reader, SharedSocket, keypair_from_seed, peer_id};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::DialOpts;
@@ -46,17 +44,11 @@ pub struct RelayGuest {
     _socket: Reader,
 }
 
-struct Silent;
-
-impl DatagramHandler for Silent {
-    fn handle(&mut self, _: SocketAddr, _: &mut [u8]) {}
-}
-
 impl RelayGuest {
     /// Dials by QUIC and opens a stream to the relay. Inside a tokio runtime of the namespace.
     pub async fn connect(target: Target, from: IpAddr, identity: &SecretKey) -> Result<Self> {
         let socket = SharedSocket::bind(SocketAddr::new(from, 0))?;
-        let reader = socket.spawn_reader(Silent)?;
+        let reader = socket.spawn_reader(super::Silent)?;
         let options = stack::Options {
             keypair: keypair_from_seed(&identity.seed()),
             socket,

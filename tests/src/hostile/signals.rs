@@ -7,9 +7,7 @@ use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use kanpachi_common::{NodeId, SecretKey};
 use kanpachi_transport::swarm as stack;
-use kanpachi_transport::{
-    AddressFilter, DatagramHandler, Reader, SharedSocket, keypair_from_seed, peer_id,
-};
+use kanpachi_transport::{AddressFilter, Reader, SharedSocket, keypair_from_seed, peer_id};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
@@ -22,12 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(15);
 struct Behaviour {
     relay: relay::client::Behaviour,
     identify: identify::Behaviour,
-}
-
-struct Silent;
-
-impl DatagramHandler for Silent {
-    fn handle(&mut self, _: SocketAddr, _: &mut [u8]) {}
 }
 
 /// A peer that speaks the client's half of relaying. Inside a tokio runtime of the namespace.
@@ -48,7 +40,7 @@ impl SignalGuest {
         let keypair = keypair_from_seed(&identity.seed());
         let (transport, relay) = relay::client::new(keypair.public().to_peer_id());
         let socket = SharedSocket::bind_port(0)?;
-        let reader = socket.spawn_reader(Silent)?;
+        let reader = socket.spawn_reader(super::Silent)?;
         let identify = identify::Config::new("/kanpachi/1".to_owned(), keypair.public());
         let behaviour = Behaviour {
             relay,

@@ -16,9 +16,7 @@ use kanpachi_tests::hostile::{DhtPeer, NodeKeys};
 use kanpachi_tests::lab::run;
 use kanpachi_tests::note;
 
-use self::stage::{
-    Prey, Stage, inside, memory, rises_little, stage, start_with_nothing, take_over,
-};
+use self::stage::{Prey, Stage, memory, rises_little, stage, start_with_nothing, take_over};
 
 /// Records under keys of the attacker's own, and records of what it claims to provide.
 const SPAM: u32 = 2000;
@@ -121,8 +119,9 @@ fn a_hostile_member_of_the_dht_cuts_nobody_off_and_fills_no_memory() {
         let (host, keys) = take_over(&mut mesh)?;
         let before = memory(&bootstrap, &mesh)?;
         let start = Instant::now();
-        inside(&host, async || attack(&prey, &keys.identity).await)?;
-        inside(&host, async || surround(&prey).await)?;
+        host.ns
+            .run_async(async || attack(&prey, &keys.identity).await)?;
+        host.ns.run_async(async || surround(&prey).await)?;
         note(format_args!("the attack took {:?}", start.elapsed()));
         rises_little(&before, &memory(&bootstrap, &mesh)?)?;
         mesh.hub.process.kill()?;
@@ -142,9 +141,8 @@ fn a_stranger_who_knows_the_organisation_learns_where_no_member_is() {
         let alice = prey.members[0].0;
         let carol = NodeKeys::read(&mesh.member("carol")?.node.state_dir)?.identity;
         let asks = |identity: SecretKey, server| {
-            inside(&host, async || {
-                learns(&prey, &identity, server, &alice).await
-            })
+            host.ns
+                .run_async(async || learns(&prey, &identity, server, &alice).await)
         };
         // A member is told, so the question is a good one.
         let (told, value) = asks(carol, prey.bootstrap)?;

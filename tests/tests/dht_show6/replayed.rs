@@ -16,9 +16,7 @@ use kanpachi_tests::mesh::{DIRECT, Mesh, reach};
 use kanpachi_tests::note;
 use kanpachi_tests::wait::scaled;
 
-use super::stage::{
-    Prey, Stage, inside, memory, rises_little, stage, start_with_nothing, take_over,
-};
+use super::stage::{Prey, Stage, memory, rises_little, stage, start_with_nothing, take_over};
 
 /// Where alice and bob were when the old records were true.
 const OLD_PORT: u16 = 13_000;
@@ -87,7 +85,7 @@ async fn published(prey: &Prey, peer: &mut DhtPeer, node: &NodeId, port: u16) ->
 
 /// The records of both, once they say this port.
 fn both(prey: &Prey, host: &Host, keys: &NodeKeys, port: u16) -> Result<Vec<Old>> {
-    inside(host, async || {
+    host.ns.run_async(async || {
         let mut peer = DhtPeer::withholding(&keys.identity, prey.org)?;
         peer.meet(&prey.bootstrap.0, prey.bootstrap.1).await?;
         let mut records = Vec::new();
@@ -237,19 +235,15 @@ fn old_records_that_are_put_back_mislead_nobody() {
             );
         }
         let stolen = StolenCoordinator::read(&mesh.hub.node.state_dir)?;
-        inside(&host, async || replay(&prey, &keys, &old, &stolen).await)?;
+        host.ns
+            .run_async(async || replay(&prey, &keys, &old, &stolen).await)?;
         note("old records were brought by the DHT and by a member, and believed by nobody");
         mesh.hub.process.kill()?;
         let stop = Arc::new(AtomicBool::new(false));
         let attack = {
             let (prey, old, stop) = (prey.clone(), Arc::clone(&old), Arc::clone(&stop));
-            let work = move || {
-                tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()?
-                    .block_on(mislead(&prey, &keys, &old, &stop))
-            };
-            host.ns.spawn(work)
+            let work = async move { mislead(&prey, &keys, &old, &stop).await };
+            host.ns.spawn_async(work)
         };
         let outcome = (|| {
             start_with_nothing(&mut mesh)?;

@@ -8,7 +8,7 @@ use kanpachi_common::record::{OuterRecord, Sealing};
 use kanpachi_common::secret::NetworkSecret;
 use kanpachi_common::time::DAY;
 use kanpachi_common::{NodeId, OrgId};
-use kanpachi_tests::client::{COORDINATOR_PORT, NODE_PORT, Node};
+use kanpachi_tests::client::{COORDINATOR_PORT, NODE_PORT};
 use kanpachi_tests::hostile::{NodeKeys, StolenCoordinator, stolen_secret};
 use kanpachi_tests::lab::{Host, Lab};
 use kanpachi_tests::mesh::{Hub, Mesh};
@@ -50,19 +50,6 @@ impl Prey {
     pub(crate) fn targets(&self) -> impl Iterator<Item = (NodeId, SocketAddr)> {
         [self.bootstrap].into_iter().chain(self.members.clone())
     }
-}
-
-/// Runs something asynchronous on a host.
-pub(crate) fn inside<T: Send>(
-    host: &Host,
-    work: impl AsyncFnOnce() -> Result<T> + Send,
-) -> Result<T> {
-    host.ns.run(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(work())
-    })
 }
 
 pub(crate) struct Stage {
@@ -110,11 +97,6 @@ pub(crate) fn stage(lab: &mut Lab) -> Result<Stage> {
     })
 }
 
-pub(crate) fn forget_addresses(node: &Node) -> Result<()> {
-    let db = rusqlite::Connection::open(node.state_dir.join("node.db"))?;
-    Ok(db.execute_batch("DELETE FROM candidates; DELETE FROM records;")?)
-}
-
 /// Ends carol's own program: from now on her keys are the attackers'.
 pub(crate) fn take_over(mesh: &mut Mesh) -> Result<(Host, NodeKeys)> {
     let carol = mesh.members.iter_mut().find(|m| m.name() == "carol");
@@ -146,7 +128,7 @@ pub(crate) fn rises_little(before: &[u64; 3], after: &[u64; 3]) -> Result<()> {
 pub(crate) fn start_with_nothing(mesh: &mut Mesh) -> Result<()> {
     for member in mesh.members.iter_mut().take(2) {
         member.process.kill()?;
-        forget_addresses(&member.node)?;
+        member.node.forget_addresses()?;
     }
     let start = Instant::now();
     for member in mesh.members.iter_mut().take(2) {

@@ -20,7 +20,7 @@ use kanpachi_transport::peer_id;
 use libp2p::kad;
 use nix::sys::signal::Signal;
 
-use super::stage::{Prey, Stage, forget_addresses, inside, stage};
+use super::stage::{Prey, Stage, stage};
 use super::withheld::{Circle, LOOK, begin, join_all};
 
 /// Where the publisher is when it publishes among the attackers, and was not before.
@@ -146,7 +146,7 @@ impl Scene {
     fn surrounded(&self, member: usize) -> Result<()> {
         let sybils: Vec<_> = self.circles.iter().flat_map(Circle::ids).collect();
         let start = Instant::now();
-        inside(&self.host, async || {
+        self.host.ns.run_async(async || {
             let what = "the attackers do not come to stand where they should";
             answers(&self.prey, &self.observer, member, what, TAKEN, |answer| {
                 let names = |id| {
@@ -165,7 +165,7 @@ impl Scene {
     /// Waits until the bootstrap has the record that bob published among the attackers.
     fn given(&self) -> Result<()> {
         let publisher = self.prey.members[1].0;
-        inside(&self.host, async || {
+        self.host.ns.run_async(async || {
             let what = "the bootstrap is not given the publisher's record";
             answers(&self.prey, &self.observer, 0, what, FOUND, |answer| {
                 let Some((length, begin)) = kademlia::length(answer)? else {
@@ -188,7 +188,7 @@ impl Scene {
     /// The publisher comes back among the attackers, publishes, and dies.
     fn publish(&mut self) -> Result<()> {
         let member = &mut self.mesh.members[self.cast.publisher];
-        forget_addresses(&member.node)?;
+        member.node.forget_addresses()?;
         member.process = member.node.start(&["up", "--listen", &PORT.to_string()])?;
         self.surrounded(2)?;
         self.bootstrap.signal(Signal::SIGCONT)?;
@@ -200,7 +200,7 @@ impl Scene {
     /// The seeker, which has nothing and is among the attackers, looks for the publisher.
     fn look_up(&mut self) -> Result<()> {
         let seeker = &mut self.mesh.members[self.cast.seeker];
-        forget_addresses(&seeker.node)?;
+        seeker.node.forget_addresses()?;
         seeker.start_again()?;
         self.surrounded(1)?;
         self.bootstrap.signal(Signal::SIGCONT)?;

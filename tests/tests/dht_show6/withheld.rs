@@ -21,9 +21,7 @@ use kanpachi_tests::wait::{eventually, scaled};
 use kanpachi_transport::peer_id;
 use tokio::task::JoinSet;
 
-use super::stage::{
-    Prey, Stage, inside, memory, rises_little, stage, start_with_nothing, take_over,
-};
+use super::stage::{Prey, Stage, memory, rises_little, stage, start_with_nothing, take_over};
 
 /// At each of the two victims' keys; a record is given to the twenty that are nearest.
 const AT_A_KEY: usize = 24;
@@ -114,9 +112,8 @@ pub(crate) fn join_all(lab: &mut Lab, mesh: &Mesh, circles: &[Circle]) -> Result
     let alice = &mesh.member("alice")?.node;
     let invite = alice.invite(NETWORK, &["--uses", &uses.to_string()])?;
     let (target, token) = (coordinator(mesh)?, Invite::parse(&invite)?.secret.token());
-    inside(&host, async || {
-        join(target, token, &addresses, circles).await
-    })?;
+    host.ns
+        .run_async(async || join(target, token, &addresses, circles).await)?;
     for node in mesh.members.iter().map(|member| &member.node) {
         eventually(SETTLED, "everybody is known for a member", || {
             let members = node.status()?.members().count();
@@ -136,12 +133,8 @@ pub(crate) fn begin(
 ) -> JoinHandle<Result<()>> {
     let (prey, circles, stop) = (prey.clone(), Arc::clone(circles), Arc::clone(stop));
     let here = host.v4.into();
-    host.ns.spawn(move || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?
-            .block_on(withhold(&prey, here, &circles, stop))
-    })
+    host.ns
+        .spawn_async(async move { withhold(&prey, here, &circles, stop).await })
 }
 
 /// They are there for everybody, keep nothing, and tell of each other and of ghosts only.
@@ -229,7 +222,7 @@ fn members_that_surround_a_record_and_withhold_it_cut_nobody_off() {
         let stop = Arc::new(AtomicBool::new(false));
         let attack = begin(&host, &prey, &circles, &stop);
         let outcome = (|| {
-            inside(&host, async || {
+            host.ns.run_async(async || {
                 let waits = surrounded(&prey, &carol.identity, &circles);
                 let waited = tokio::time::timeout(scaled(SETTLED), waits).await;
                 waited.context("the attackers do not come to stand where they should")?

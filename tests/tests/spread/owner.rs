@@ -1,6 +1,6 @@
 //! Show 3: an owner evicts while the coordinator is dead, and it holds when it is back.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kanpachi_tests::{
@@ -48,9 +48,9 @@ fn an_owner_evicts_without_a_coordinator_and_its_return_changes_nothing() {
 fn an_owner_evicts_without_a_coordinator_and_an_old_backup_changes_nothing() {
     run("spread-show3-backup", |lab| {
         let mut mesh = four(lab)?;
-        let (dir, backup) = (mesh.hub.coordinator_dir(), lab.directory().join("backup"));
+        let backup = lab.directory().join("backup");
         mesh.hub.process.terminate(STOP)?;
-        copy(&dir, &backup)?;
+        mesh.hub.back_up(&backup)?;
         mesh.hub.start_again()?;
         mesh.wait_until_logged_in(RECOVERED)?;
         // Something that the backup does not know either: the rosters are newer than it.
@@ -73,8 +73,7 @@ fn an_owner_evicts_without_a_coordinator_and_an_old_backup_changes_nothing() {
         for name in ["alice", "bob", "dora"] {
             silent(mesh.member("carol")?, mesh.member(name)?, OUT)?;
         }
-        std::fs::remove_dir_all(&dir)?;
-        copy(&backup, &dir)?;
+        mesh.hub.restore(&backup)?;
         mesh.hub.start_anew(&[])?;
         eventually(RECOVERED, "the coordinator says that it is older", || {
             let log = mesh.hub.process.stderr();
@@ -87,16 +86,6 @@ fn an_owner_evicts_without_a_coordinator_and_an_old_backup_changes_nothing() {
         out(&mesh, "after the return of an old backup")?;
         reach(mesh.member("alice")?, mesh.member("erin")?, SOON)
     });
-}
-
-/// Copies a directory without directories in it.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir_all(to)?;
-    for file in std::fs::read_dir(from)? {
-        let file = file?;
-        std::fs::copy(file.path(), to.join(file.file_name()))?;
-    }
-    Ok(())
 }
 
 fn out(mesh: &Mesh, when: &str) -> Result<()> {

@@ -142,13 +142,8 @@ fn a_head_whose_roster_is_withheld_blocks_nobody() {
         );
         let attack = {
             let (asked, stop) = (Arc::clone(&asked), Arc::clone(&stop));
-            let work = move || {
-                tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()?
-                    .block_on(withhold(told, &keys, &asked, &stop))
-            };
-            host.ns.spawn(work)
+            let work = async move { withhold(told, &keys, &asked, &stop).await };
+            host.ns.spawn_async(work)
         };
         let outcome = nobody_is_blocked(&mut mesh, &asked, wanted);
         stop.store(true, Ordering::Relaxed);
