@@ -195,6 +195,15 @@ async fn room(events: &mpsc::Sender<Event>) {
     drop(events.reserve().await);
 }
 
+/// What woke the engine.
+enum Came {
+    Command(Command),
+    Peer(FromPeer),
+    Waiting(Waiting),
+    Stranger(FromStranger),
+    Nothing,
+}
+
 struct Engine<W> {
     parts: Parts<W>,
     events: mpsc::Sender<Event>,
@@ -247,21 +256,29 @@ impl<W: PacketWriter + 'static> Engine<W> {
     ) -> bool {
         let due = self.due();
         // Who comes first here comes one message earlier; what everybody gets of a turn is below.
-        tokio::select! {
+        let came = tokio::select! {
             biased;
             () = stop.cancelled() => return false,
             command = commands.recv() => match command {
-                Some(command) => self.carry_out(command),
+                Some(command) => Came::Command(command),
                 None => return false,
             },
-            Some(message) = self.parts.inbox.peers.recv() => self.handle_peer(message),
-            Some(waiting) = self.parts.inbox.waiting.recv() => self.handle_waiting(waiting),
-            () = park::until(due) => {}
-            Some(message) = self.parts.inbox.strangers.recv() => self.handle_stranger(&message),
-            () = room(&self.events), if !self.backlog.is_empty() => {}
-        }
+            Some(message) = self.parts.inbox.peers.recv() => Came::Peer(message),
+            Some(waiting) = self.parts.inbox.waiting.recv() => Came::Waiting(waiting),
+            () = park::until(due) => Came::Nothing,
+            Some(message) = self.parts.inbox.strangers.recv() => Came::Stranger(message),
+            () = room(&self.events), if !self.backlog.is_empty() => Came::Nothing,
+        };
+        // Older than whatever woke this task.
         for message in self.parts.inbox.later.take() {
             self.handle_peer(message);
+        }
+        match came {
+            Came::Command(command) => self.carry_out(command),
+            Came::Peer(message) => self.handle_peer(message),
+            Came::Waiting(waiting) => self.handle_waiting(waiting),
+            Came::Stranger(message) => self.handle_stranger(&message),
+            Came::Nothing => {}
         }
         self.share(commands);
         if due.is_some_and(|at| at <= clock::now()) {
@@ -693,81 +710,4 @@ impl<W: PacketWriter + 'static> Engine<W> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use super::*;
-
-    #[derive(Clone)]
-    struct NoAdapter;
-
-    impl PacketWriter for NoAdapter {
-        fn write(&self, _: &[u8]) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// An engine without peers, and a queue of theirs that is full.
-    fn flooded() -> Engine<NoAdapter> {
-        const FLOOD: usize = 1024;
-        let socket = SharedSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let now = clock::now();
-        let (dataplane, publisher, mut inbox) = Dataplane::new(socket.clone(), now, String::new());
-        let (peers, from_peers) = mpsc::channel(FLOOD);
-        for local_index in 0..FLOOD {
-            let local_index = u32::try_from(local_index).unwrap();
-            peers.try_send(FromPeer::Woken { local_index }).unwrap();
-        }
-        inbox.peers = from_peers;
-        let identity = tunnel::LocalIdentity {
-            node_id: NodeId([1; 32]),
-            org: OrgId([0; 32]),
-            tunnel_secret: [2; 32].into(),
-        };
-        let config = tunnel::Config::default();
-        let parts = Parts {
-            tunnels: Tunnels::new(identity, config, [3; 32], 1, now),
-            dataplane: Arc::new(dataplane),
-            publisher,
-            inbox,
-            socket,
-            local: watch::channel(Arc::from([])).1,
-            network: None,
-        };
-        Engine::new(parts, mpsc::channel(1).0).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_flood_of_peers_keeps_neither_commands_nor_timers_waiting() {
-        let mut engine = flooded();
-        let (sender, mut commands) = mpsc::channel(QUEUE);
-        let stop = CancellationToken::new();
-        let (first, mut first_reply) = oneshot::channel();
-        let (second, mut second_reply) = oneshot::channel();
-        for reply in [first, second] {
-            sender.try_send(Command::Status(reply)).unwrap();
-        }
-        // Whatever timers there are are due.
-        let before = clock::now() - Duration::from_secs(60);
-        engine.timed = before;
-        let peer = NodeId([4; 32]);
-        let packet = Box::from([0]);
-        engine.parking.park(Waiting { peer, packet }, before);
-        assert!(engine.turn(&mut commands, &stop).await);
-        assert!(first_reply.try_recv().is_ok() && second_reply.try_recv().is_ok());
-        assert!(engine.timed > before, "timers went off");
-        let left = engine.parts.inbox.peers.len();
-        assert!((900..1024).contains(&left), "{left}");
-    }
-
-    #[tokio::test]
-    async fn timers_rest_where_there_is_no_network_and_not_where_nobody_can_tell() {
-        let mut engine = flooded();
-        let now = engine.timed;
-        for (network, rests) in [(None, false), (Some(true), false), (Some(false), true)] {
-            engine.parts.network = network.map(|network| watch::channel(network).1);
-            let rest = engine.earliest().saturating_duration_since(now);
-            assert_eq!(rest == WITHOUT_NETWORK, rests, "{network:?}: {rest:?}");
-        }
-    }
-}
+mod tests;
