@@ -66,7 +66,7 @@ impl Task {
         }
     }
 
-    pub(super) async fn check_failed(&mut self, attempt: Attempt) {
+    pub(super) fn check_failed(&mut self, attempt: Attempt) {
         let Some(dialled) = self.attempts.get(&attempt) else {
             return;
         };
@@ -76,8 +76,7 @@ impl Task {
             self.tell(Event::Line {
                 attempt,
                 line: Line::Failed(reason),
-            })
-            .await;
+            });
         }
     }
 
@@ -117,7 +116,7 @@ impl Task {
     }
 
     /// The control stream of an attempt is open, or will not be.
-    pub(super) async fn handle_control(&mut self, event: pinned::Event) {
+    pub(super) fn handle_control(&mut self, event: pinned::Event) {
         let Some((peer, attempt)) = self.opening.remove(&event.connection) else {
             return;
         };
@@ -132,7 +131,7 @@ impl Task {
             (Ok(_), None) => {}
             (Err(error), _) => {
                 let line = Line::Failed(format!("there is no coordinator: {error}"));
-                self.tell(Event::Line { attempt, line }).await;
+                self.tell(Event::Line { attempt, line });
             }
         }
     }

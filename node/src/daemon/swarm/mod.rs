@@ -11,7 +11,7 @@ mod relays;
 mod standing;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -31,7 +31,10 @@ use libp2p::{
     swarm::{ConnectionId, SwarmEvent},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -49,6 +52,8 @@ pub(super) use standing::Way;
 
 /// Commands waiting for the swarm task, at the most.
 const QUEUE: usize = 256;
+/// Records that wait for room there.
+const MAX_WAITING: usize = 1024;
 /// A TCP dial follows a QUIC dial to the same place after this: UDP may be blocked there.
 const TCP_DELAY: Duration = Duration::from_millis(400);
 /// And WebSocket this much: TCP that is let in but not through may be long in failing.
@@ -221,6 +226,7 @@ pub(super) fn start(
         dht: records::Dht::default(),
         relays: relays::Links::new(setup.engine, setup.dataplane),
         places: standing::Places::default(),
+        waiting: VecDeque::new(),
     };
     let running = tokio::spawn(task.run(command_rx, stop));
     Ok((Handle { commands }, event_rx, running))
@@ -269,6 +275,8 @@ struct Task {
     swarm: Swarm<Behaviour>,
     control: kanpachi_transport::streams::Control,
     events: mpsc::Sender<Event>,
+    /// What the core had no room for, oldest first.
+    waiting: VecDeque<Event>,
     timers: (mpsc::Sender<Later>, mpsc::Receiver<Later>),
     attempts: BTreeMap<Attempt, Dialled>,
     dials: HashMap<ConnectionId, Attempt>,
@@ -292,23 +300,44 @@ struct Task {
 impl Task {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
         let mut refresh = tokio::time::interval(REFRESH);
+        let events = self.events.clone();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                event = self.swarm.select_next_some() => self.handle_swarm(event).await,
+                event = self.swarm.select_next_some() => self.handle_swarm(event),
                 command = commands.recv() => match command {
                     Some(command) => self.handle_command(command),
                     None => break,
                 },
-                Some(later) = self.timers.1.recv() => self.handle_later(later).await,
+                Some(later) = self.timers.1.recv() => self.handle_later(later),
+                Ok(room) = events.reserve(), if !self.waiting.is_empty() => {
+                    if let Some(event) = self.waiting.pop_front() {
+                        room.send(event);
+                    }
+                }
                 _ = refresh.tick() => { let _ = self.kad().bootstrap(); }
             }
         }
         stack::shutdown(self.swarm, GOODBYE).await;
     }
 
-    async fn tell(&mut self, event: Event) {
-        let _ = self.events.send(event).await;
+    /// Tells the core, which is never waited for: it may be waiting for this task.
+    fn tell(&mut self, event: Event) {
+        let event = if self.waiting.is_empty() {
+            match self.events.try_send(event) {
+                Err(TrySendError::Full(event)) => event,
+                Ok(()) | Err(TrySendError::Closed(_)) => return,
+            }
+        } else {
+            event
+        };
+        // How much there is of everything else depends on what the core asked for.
+        let is_value = matches!(event, Event::Record(RecordEvent::Value { .. }));
+        if is_value && self.waiting.len() >= MAX_WAITING {
+            tracing::debug!("the core is behind: a record is dropped");
+        } else {
+            self.waiting.push_back(event);
+        }
     }
 
     /// Tells what may be lost: it comes again.
@@ -353,7 +382,7 @@ impl Task {
         }
     }
 
-    async fn handle_later(&mut self, later: Later) {
+    fn handle_later(&mut self, later: Later) {
         match later {
             Later::Resolved {
                 attempt,
@@ -371,7 +400,7 @@ impl Task {
                         self.dial_later(WEB_DELAY, attempt, web_addr(addr));
                     }
                 }
-                self.check_failed(attempt).await;
+                self.check_failed(attempt);
             }
             Later::Dial { attempt, addr } => {
                 if let Some(dialled) = self.attempts.get_mut(&attempt) {
@@ -379,14 +408,14 @@ impl Task {
                     if !dialled.open {
                         self.dial(attempt, addr);
                     }
-                    self.check_failed(attempt).await;
+                    self.check_failed(attempt);
                 }
             }
             Later::Failed { attempt, reason } => {
                 if let Some(dialled) = self.attempts.get_mut(&attempt) {
                     dialled.last_error = reason;
                 }
-                self.check_failed(attempt).await;
+                self.check_failed(attempt);
             }
             Later::Reserve(relay) => self.reserve_again(relay),
             Later::Introduce { node, ways } => {
@@ -395,13 +424,13 @@ impl Task {
                 }
             }
             Later::Push => self.push(),
-            Later::Asked(query) => self.handle_asked(query).await,
+            Later::Asked(query) => self.handle_asked(query),
             Later::Met(node) => self.end_circuits(&node),
-            Later::StandEnded(node) => self.tell(Event::StandEnded(node)).await,
+            Later::StandEnded(node) => self.tell(Event::StandEnded(node)),
         }
     }
 
-    async fn handle_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+    fn handle_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::ConnectionEstablished {
                 peer_id,
@@ -423,7 +452,7 @@ impl Task {
                         dialled.pending -= 1;
                         dialled.last_error = plain(&error);
                     }
-                    self.check_failed(attempt).await;
+                    self.check_failed(attempt);
                 }
             }
             SwarmEvent::ConnectionClosed {
@@ -447,12 +476,12 @@ impl Task {
             SwarmEvent::ListenerClosed { listener_id, .. } => {
                 self.note_listener_closed(listener_id);
             }
-            SwarmEvent::Behaviour(event) => self.handle_behaviour(event).await,
+            SwarmEvent::Behaviour(event) => self.handle_behaviour(event),
             _ => {}
         }
     }
 
-    async fn handle_behaviour(&mut self, event: BehaviourEvent) {
+    fn handle_behaviour(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Identify(identify::Event::Received {
                 peer_id,
@@ -466,11 +495,11 @@ impl Task {
                 self.handle_identified(peer_id, &info, relayed);
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.handle_on_lan(found),
-            BehaviourEvent::ForKnown(ForKnownEvent::Kad(event)) => self.handle_kad(event).await,
+            BehaviourEvent::ForKnown(ForKnownEvent::Kad(event)) => self.handle_kad(event),
             BehaviourEvent::ForKnown(ForKnownEvent::Relay(
                 relay::client::Event::ReservationReqAccepted { relay_peer_id, .. },
             )) => self.note_reservation(relay_peer_id),
-            BehaviourEvent::Control(event) => self.handle_control(event).await,
+            BehaviourEvent::Control(event) => self.handle_control(event),
             BehaviourEvent::ForKnown(event) => tracing::debug!(?event, "relaying and punching"),
             _ => {}
         }

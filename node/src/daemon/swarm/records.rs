@@ -160,18 +160,18 @@ impl Task {
     }
 
     /// The bootstraps have answered, or will not.
-    pub(super) async fn handle_asked(&mut self, query: Query) {
+    pub(super) fn handle_asked(&mut self, query: Query) {
         if let Some(get) = self.dht.gets.get_mut(&query) {
             get.bootstraps = None;
         }
-        self.check_finished(query).await;
+        self.check_finished(query);
     }
 
-    async fn check_finished(&mut self, query: Query) {
+    fn check_finished(&mut self, query: Query) {
         let get = self.dht.gets.get(&query);
         if get.is_some_and(|get| get.nearest.is_none() && get.bootstraps.is_none()) {
             self.dht.gets.remove(&query);
-            self.tell(Event::Record(RecordEvent::Finished(query))).await;
+            self.tell(Event::Record(RecordEvent::Finished(query)));
         }
     }
 
@@ -197,11 +197,11 @@ impl Task {
             .insert(closest, Track::Closest { record, given });
     }
 
-    pub(super) async fn handle_kad(&mut self, event: kad::Event) {
+    pub(super) fn handle_kad(&mut self, event: kad::Event) {
         match event {
             kad::Event::OutboundQueryProgressed {
                 id, result, step, ..
-            } => self.handle_progress(id, result, &step).await,
+            } => self.handle_progress(id, result, &step),
             kad::Event::InboundRequest {
                 request:
                     InboundRequest::PutRecord {
@@ -230,7 +230,7 @@ impl Task {
         }));
     }
 
-    async fn handle_progress(&mut self, id: QueryId, result: QueryResult, step: &ProgressStep) {
+    fn handle_progress(&mut self, id: QueryId, result: QueryResult, step: &ProgressStep) {
         match (self.dht.tracks.get(&id), result) {
             (Some(Track::Put(query)), QueryResult::PutRecord(result)) => {
                 let query = *query;
@@ -242,22 +242,20 @@ impl Task {
                     ) => success.len(),
                 };
                 self.dht.tracks.remove(&id);
-                self.tell(Event::Record(RecordEvent::Stored { query, servers }))
-                    .await;
+                self.tell(Event::Record(RecordEvent::Stored { query, servers }));
             }
             (Some(Track::Get(query)), QueryResult::GetRecord(result)) => {
                 let query = *query;
                 if let Ok(GetRecordOk::FoundRecord(found)) = result {
                     let value = found.record.value;
-                    self.tell(Event::Record(RecordEvent::Value { query, value }))
-                        .await;
+                    self.tell(Event::Record(RecordEvent::Value { query, value }));
                 }
                 if step.last {
                     self.dht.tracks.remove(&id);
                     if let Some(get) = self.dht.gets.get_mut(&query) {
                         get.nearest = None;
                     }
-                    self.check_finished(query).await;
+                    self.check_finished(query);
                 }
             }
             (Some(Track::Closest { .. }), QueryResult::GetClosestPeers(result)) if step.last => {
