@@ -15,8 +15,12 @@ const ROUND: u64 = 10_000_000;
 const FLOOR: u64 = 8 << 20;
 /// Bytes a second from which the rate falls when no limit is configured: 20 Gbit/s.
 const UNLIMITED: u64 = 2_500_000_000;
-/// Time that a burst may last at full rate.
+/// Part of a second that a burst lasts at full rate while the reader is behind: what exceeds a share has to stop soon.
 const BURST_DIVISOR: u64 = 32;
+/// And while it is not, within so many bytes. TCP fills a burst, loses much at once and waits for a fifth of a second, so over
+/// a short way a burst each such time is all that it gets.
+const LONG_DIVISOR: u64 = 8;
+const MAX_LONG: u64 = 4 << 20;
 /// Least burst in bytes.
 const MIN_BURST: u64 = 64 * 1024;
 /// Part of the configured rate that comes back each round.
@@ -52,20 +56,24 @@ impl Pace {
 
     /// Of a member, at the moment.
     pub(crate) fn member(&self) -> Rate {
-        rate(self.share.load(Relaxed))
+        let share = self.share.load(Relaxed);
+        rate(share, self.configured > 0 && share == self.ceiling)
     }
 
     /// Of a pair, both ways together.
     pub(crate) fn pair(&self) -> Rate {
-        rate(self.configured)
+        rate(self.configured, true)
     }
 }
 
-fn rate(per_second: u64) -> Rate {
-    Rate {
-        per_second,
-        burst: (per_second / BURST_DIVISOR).max(MIN_BURST),
-    }
+fn rate(per_second: u64, long: bool) -> Rate {
+    let short = (per_second / BURST_DIVISOR).max(MIN_BURST);
+    let burst = if long {
+        (per_second / LONG_DIVISOR).min(MAX_LONG).max(short)
+    } else {
+        short
+    };
+    Rate { per_second, burst }
 }
 
 /// Watches how far the reader is behind; belongs to it.

@@ -117,7 +117,7 @@ fn a_member_sends_no_more_than_its_rate_whatever_it_opens() {
         through.count()
     };
     let first = flood(&mut world, &a, 3, at(10));
-    assert!((60..80).contains(&first), "the burst is 64 KiB: {first}");
+    assert!((115..135).contains(&first), "125 kB at once: {first}");
     assert_eq!(
         flood(&mut world, &c, 1, at(12)),
         first,
