@@ -264,7 +264,15 @@ mod tests {
         let socket = SharedSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let (path, ..) = Dataplane::<NoAdapter>::new(socket, Instant::now(), String::new());
         let sockets = Arc::new(Sockets::default());
+        // The thread is the one below.
         sockets.ages().running = true;
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        sockets.open(1, to, || path.inbound()).unwrap();
+        let via = Via::Socket {
+            socket: 0,
+            attempt: 1,
+        };
+        assert_eq!(sockets.leads_to(via.addr()), Some(to));
         let reader = Reader {
             sockets: Arc::clone(&sockets),
             inbound: path.inbound(),
@@ -275,5 +283,6 @@ mod tests {
         });
         thread.join().unwrap_err();
         assert!(!sockets.ages().running);
+        assert_eq!(sockets.leads_to(via.addr()), None);
     }
 }
