@@ -36,6 +36,11 @@ impl Budget {
         (!wait.is_zero()).then(|| now + wait)
     }
 
+    /// Is nothing missing?
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        self.full_at.is_none_or(|at| at <= now)
+    }
+
     /// What was spent was well spent.
     pub(crate) const fn refill(&mut self) {
         self.full_at = None;

@@ -95,7 +95,7 @@ pub struct Punch {
     opened: usize,
     guessing: Option<Guessing>,
     guessed_at: Option<Instant>,
-    /// Where it was guessed last, and what is left of [`BURSTS`].
+    /// Where it was guessed since there was all of [`BURSTS`], the first two, and what is left of that.
     guessed: Vec<IpAddr>,
     bursts: Budget,
     /// Sockets were opened again meanwhile, behind these addresses: guessed at as soon as there is time for more.
@@ -155,9 +155,10 @@ impl Punch {
         self.begin_guessing(now)
     }
 
-    /// The peer is there, behind this address, and data takes a path to it: what was guessed was no lie.
+    /// The peer is there, behind this address, and data takes a path to it: what was guessed was no lie, if it was guessed
+    /// nowhere else.
     pub fn handle_direct(&mut self, host: IpAddr) {
-        if self.guessed.contains(&host) {
+        if self.guessed == [host] {
             self.bursts.refill();
         }
     }
@@ -173,11 +174,17 @@ impl Punch {
             return false;
         }
         let hosts = std::mem::take(&mut self.waiting);
+        if self.bursts.is_full(now) {
+            self.guessed.clear();
+        }
         if !self.bursts.take(BURSTS, now) {
             return false;
         }
         self.guessed_at = Some(now);
-        self.guessed.clone_from(&hosts);
+        self.guessed.extend(&hosts);
+        self.guessed.sort_unstable();
+        self.guessed.dedup();
+        self.guessed.truncate(2);
         self.guessing = Some(Guessing {
             hosts,
             left: GUESSES,
@@ -374,6 +381,28 @@ mod tests {
             }
         });
         assert_eq!(sent, 12 * GUESSES);
+    }
+
+    #[test]
+    fn who_is_met_at_one_address_pays_not_for_guesses_at_another() {
+        let (mut punch, start) = (Punch::default(), Instant::now());
+        punch.set_part(Some(Part::Guesses));
+        let (own, mut at_host) = (IpAddr::from([203, 0, 113, 10]), 0);
+        for second in 0..3600_u64 {
+            let now = start + Duration::from_secs(second);
+            // Mostly it says that it is where somebody else is, and then meets this node where it is itself.
+            let said = if second / 35 % 2 == 0 { host() } else { own };
+            punch.handle_opened([said], now);
+            for group in 0..50 {
+                while let Some(to) = punch.poll_guess(now + GROUP_EVERY * group, || 7) {
+                    at_host += u32::from(to.ip() == host());
+                }
+            }
+            if said == own {
+                punch.handle_direct(own);
+            }
+        }
+        assert!(at_host <= 16 * GUESSES, "{at_host}");
     }
 
     #[test]
