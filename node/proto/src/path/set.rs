@@ -154,7 +154,7 @@ impl PathSet {
     }
 
     /// When [`admit`](Self::admit) has something to do.
-    fn next_admission(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn next_admission(&self, now: Instant) -> Option<Instant> {
         let waiting = self.paths.iter().any(|p| !p.admitted);
         let next = self.new_addresses.next(NEW_ADDRESSES, now);
         waiting.then(|| next.unwrap_or(now))

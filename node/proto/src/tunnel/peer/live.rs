@@ -28,6 +28,8 @@ const IN_USE_MS: u64 = 15_000;
 const REST_AFTER_MS: u64 = 11_000;
 /// At most one [`Event::Rtt`] per peer in this time.
 const RTT_EVENT_EVERY: Duration = Duration::from_secs(1);
+/// What a peer sees is told again after so long: whoever heard of it asks after it for some minutes only.
+const OBSERVED_EVENT_EVERY: Duration = Duration::from_secs(90);
 
 /// Pings on somebody's order under way at once; the oldest gives way.
 const MAX_PINGS: usize = 256;
@@ -244,8 +246,10 @@ impl Peer {
             return;
         };
         let peer = self.id();
-        if path.kind != PathKind::Relay && self.told.observed != Some(seen) {
-            self.told.observed = Some(seen);
+        let known = (self.told.observed)
+            .is_some_and(|(addr, at)| addr == seen && now < at + OBSERVED_EVENT_EVERY);
+        if path.kind != PathKind::Relay && !known {
+            self.told.observed = Some((seen, now));
             cx.events.push_back(Event::Observed { peer, addr: seen });
         }
         if path.primary

@@ -79,7 +79,7 @@ pub(crate) struct Peer {
 #[derive(Default)]
 struct Told {
     epochs: Option<(u64, Vec<(NetworkId, u64)>)>,
-    observed: Option<SocketAddr>,
+    observed: Option<(SocketAddr, Instant)>,
     rtt_at: Option<Instant>,
     mtu: Option<(SocketAddr, Limit)>,
 }
@@ -177,6 +177,8 @@ impl Peer {
     pub(crate) fn network_changed(&mut self, cx: &mut Context, now: Instant) {
         self.paths.probe_all(now);
         self.mtus.doubt();
+        // Whatever it was that peers saw, it is forgotten now; what they see, the answers to those probes bring.
+        self.told.observed = None;
         if self.wanted && !self.has_session() {
             self.begin(cx, timers::ATTEMPT, now);
             self.report(cx);
@@ -245,9 +247,10 @@ impl Peer {
             .as_ref()
             .map_or(gives_up, |r| r.ends.min(gives_up));
         if now < ends {
-            // Without a round there is still no address to try; one that comes starts it.
-            if let Some(round) = &mut attempt.round {
-                self.send_init(cx, round, now);
+            match &mut attempt.round {
+                Some(round) => self.send_init(cx, round, now),
+                // There was no address to try, and one may be tried now.
+                None => attempt.round = self.new_round(cx, now),
             }
             self.attempt = Some(attempt);
             return;
@@ -331,8 +334,11 @@ impl Peer {
 
     pub(crate) fn poll_timeout(&self, cx: &Context, now: Instant) -> Option<Instant> {
         let attempt = self.attempt.as_ref().map(|a| {
-            let round = a.round.as_ref().map(|r| r.poll_timeout(now));
-            round.map_or(a.gives_up, |at| at.min(a.gives_up))
+            let next = match &a.round {
+                Some(round) => Some(round.poll_timeout(now)),
+                None => self.paths.next_admission(now),
+            };
+            next.map_or(a.gives_up, |at| at.min(a.gives_up))
         });
         [
             attempt,

@@ -103,3 +103,19 @@ fn a_member_is_found_among_addresses_that_are_none() {
         assert!(took.is_some_and(|took| took < secs(40)), "{took:?}");
     }
 }
+
+#[test]
+fn an_attempt_that_had_nothing_to_try_goes_on_when_it_may_try_something() {
+    let mut sim = Sim::new(2, 64, config());
+    let (id, addr) = (sim.id(1), sim.hosts[1].addr(0));
+    for second in [false, true] {
+        sim.with(0, |t, now| t.set_candidates(&id, &list(second), now));
+    }
+    let kind = PathKind::Reflexive;
+    sim.with(0, |t, now| {
+        t.set_candidates(&id, &[Candidate { addr, kind }], now)
+    });
+    sim.connect(0, 1);
+    let took = sim.run_until(secs(60), |s| s.is_up(0, 1));
+    assert!(took.is_some_and(|took| took < secs(4)), "{took:?}");
+}

@@ -406,6 +406,24 @@ fn round_trips_and_own_addresses_are_told() {
     assert_eq!(seen, Some(sim.hosts[0].addr(0)));
 }
 
+#[test]
+fn where_peers_see_this_node_is_told_again_now_and_then_and_when_the_network_changes() {
+    let mut sim = sim(&[(0, PathKind::Host)], 9, &[]);
+    let told = |sim: &Sim| {
+        let events = sim.hosts[0].events.iter();
+        let seen = events.filter(|(_, e)| matches!(e, Event::Observed { .. }));
+        seen.count()
+    };
+    talk(&mut sim, secs(60));
+    assert_eq!(told(&sim), 1);
+    sim.with(0, |t, now| t.handle_network_change(now));
+    talk(&mut sim, secs(1));
+    assert_eq!(told(&sim), 2);
+    // Whoever heard of it before this is asked of it again.
+    talk(&mut sim, secs(190));
+    assert_eq!(told(&sim), 4);
+}
+
 /// What a host was told last about the size of its path.
 fn told_limit(sim: &Sim, host: usize) -> Option<Limit> {
     sim.hosts[host]
