@@ -2,7 +2,7 @@
 //!
 //! Epochs ride in the tunnels' handshakes and keepalives, so a member that is behind knows at once; what follows goes
 //! over a libp2p stream ([`kanpachi_common::wire::member`]). Three things make this node ask a member:
-//! - its tunnel came up, and once in a while after that;
+//! - its tunnel came up; after that two members in turn are asked once in a while, so that nothing is lost for good;
 //! - it said that it holds something newer;
 //! - it should be there and its tunnel does not come up: one of the two may not know the other yet, or where it is.
 //!
@@ -30,7 +30,7 @@ pub const MAX_ASKING: usize = 16;
 const MAX_SAME: usize = 2;
 /// A tunnel that does not come up within this makes the member be asked by other ways.
 const PATIENCE: Duration = Duration::from_millis(700);
-/// Between two questions to a member with a tunnel, when nothing happens.
+/// Between two questions to members with a tunnel, when nothing happens.
 const REFRESH: Duration = Duration::from_secs(300);
 /// First pause after a question that failed; it doubles.
 const RETRY: Duration = Duration::from_secs(1);
@@ -40,6 +40,9 @@ const MAX_RETRY: Duration = Duration::from_secs(30);
 const SLOW: Duration = Duration::from_secs(5);
 /// While others are asked for the same news.
 const WAIT: Duration = Duration::from_secs(1);
+/// Members that are asked when nothing happens. To ask all costs a network of twenty more than everything else that
+/// it does at rest, and what one member was told goes on from there.
+const REFRESHED: usize = 2;
 
 /// What is known of one member.
 #[derive(Debug, Default)]
@@ -60,8 +63,9 @@ struct Peer {
     /// Its claims change nothing before.
     not_before: Option<Instant>,
     due: Option<Instant>,
-    /// It is to be asked for news only, which may have come from elsewhere by then.
-    for_news: bool,
+    /// It is to be asked whatever comes from elsewhere meanwhile: to tell it something, or to hear what tunnels do not
+    /// carry. Otherwise it is asked for the news that it claims to hold, if they are any still.
+    needed: bool,
     /// Rosters that it said it holds.
     told: BTreeMap<NetworkId, Position>,
 }
@@ -74,6 +78,8 @@ pub struct Spread {
     cursor: Option<NodeId>,
     /// Who was asked last: the next is somebody behind it.
     turn: Option<NodeId>,
+    /// When the next few are asked although nothing happened.
+    refresh: Option<Instant>,
     /// When somebody else is asked for a secret that is lacking, and how often that was done.
     lacking: Option<Instant>,
     lacked: u32,
@@ -96,7 +102,7 @@ impl Spread {
             peer.live = true;
             peer.sought = false;
             (peer.failures, peer.not_before) = (0, None);
-            peer.ask_at(now);
+            peer.need_at(now);
         }
     }
 
@@ -112,7 +118,7 @@ impl Spread {
             && !peer.live
         {
             (peer.wanted, peer.sought) = (true, false);
-            peer.ask_at(now + PATIENCE);
+            peer.need_at(now + PATIENCE);
         }
     }
 
@@ -124,9 +130,10 @@ impl Spread {
                 peer.sought = false;
             } else if sought.contains(node) && !peer.wanted {
                 (peer.wanted, peer.sought) = (true, true);
-                peer.ask_at(now + PATIENCE);
+                peer.need_at(now + PATIENCE);
             } else if !sought.contains(node) && peer.sought {
-                (peer.wanted, peer.sought, peer.due) = (false, false, None);
+                (peer.wanted, peer.sought) = (false, false);
+                (peer.due, peer.needed) = (None, false);
             }
         }
     }
@@ -135,14 +142,15 @@ impl Spread {
     pub fn handle_down(&mut self, node: &NodeId, now: Instant) {
         if let Some(peer) = self.peers.get_mut(node) {
             (peer.live, peer.wanted, peer.sought) = (false, true, false);
-            peer.ask_at(now);
+            peer.need_at(now);
         }
     }
 
     /// Nobody keeps a tunnel to this member any more.
     pub fn handle_unwanted(&mut self, node: &NodeId) {
         if let Some(peer) = self.peers.get_mut(node) {
-            (peer.live, peer.wanted, peer.due) = (false, false, None);
+            (peer.live, peer.wanted) = (false, false);
+            (peer.due, peer.needed) = (None, false);
         }
     }
 
@@ -162,7 +170,6 @@ impl Spread {
         peer.told = epochs.iter().map(|(n, e)| (*n, position(*e))).collect();
         if peer.is_ahead(rosters) {
             let at = peer.not_before.map_or(now, |before| before.max(now));
-            peer.for_news |= peer.due.is_none_or(|due| due > at);
             peer.ask_at(at);
         }
     }
@@ -170,16 +177,14 @@ impl Spread {
     /// A member's question shows that it holds something that this node lacks.
     pub fn handle_ahead(&mut self, node: &NodeId, now: Instant) {
         if let Some(peer) = self.peers.get_mut(node) {
-            peer.for_news = false;
-            peer.ask_at(now);
+            peer.need_at(now);
         }
     }
 
     /// Something changed here that the tunnels do not tell: a suspension, a secret.
     pub fn handle_changed(&mut self, now: Instant) {
         for peer in self.peers.values_mut().filter(|p| p.live || p.wanted) {
-            peer.for_news = false;
-            peer.ask_at(now);
+            peer.need_at(now);
         }
     }
 
@@ -212,11 +217,26 @@ impl Spread {
         }
     }
 
+    /// Nothing happened for a while: two members are asked, and the next time two others.
+    fn ask_at_rest(&mut self, now: Instant) {
+        if !self.peers.values().any(|p| p.live) {
+            self.refresh = None;
+        } else if *self.refresh.get_or_insert(now + REFRESH) <= now {
+            self.refresh = Some(now + REFRESH);
+            // Who is asked anyway, or has to wait because it did not bring what it claims, is left to that.
+            self.ask_those(Peer::is_at_rest, REFRESHED, now);
+        }
+    }
+
     /// Asks the next few members with a tunnel, another few each time.
     fn ask_some(&mut self, count: usize, now: Instant) {
+        self.ask_those(|peer| peer.live, count, now);
+    }
+
+    fn ask_those(&mut self, which: impl Fn(&Peer) -> bool, count: usize, now: Instant) {
         let after = self.cursor.unwrap_or(NodeId([0; 32]));
-        let live = |(_, p): &(&NodeId, &Peer)| p.live;
-        let later = self.peers.iter().filter(live).map(|(n, _)| *n);
+        let chosen = self.peers.iter().filter(|(_, peer)| which(peer));
+        let later = chosen.map(|(n, _)| *n);
         let (before, mut chosen): (Vec<_>, Vec<_>) = later.partition(|n| *n <= after);
         chosen.extend(before);
         chosen.truncate(count);
@@ -254,20 +274,15 @@ impl Spread {
             let pause = pause * u32::from(!again || peer.failures > 0);
             peer.failures = peer.failures.saturating_add(1);
             peer.not_before = Some(now + pause);
-            peer.for_news = behind && peer.live;
+            peer.needed |= !(behind && peer.live);
             peer.due = (peer.live || peer.wanted || again).then(|| now + pause);
             return;
         }
         (peer.failures, peer.not_before) = (0, None);
-        let rest = if peer.wanted && !peer.live {
+        peer.due = again.then_some(now);
+        if !again && peer.wanted && !peer.live {
             // A tunnel that still does not come up: the answer may have told the other side who this node is.
-            Some(MAX_RETRY)
-        } else {
-            peer.live.then_some(REFRESH)
-        };
-        peer.due = rest.filter(|_| !again).map(|rest| now + rest);
-        if again {
-            peer.due = Some(now);
+            peer.need_at(now + MAX_RETRY);
         }
     }
 
@@ -278,7 +293,8 @@ impl Spread {
             return None;
         }
         let waiting = self.peers.values().filter(|p| !p.asking);
-        waiting.filter_map(|p| p.due).chain(self.lacking).min()
+        let due = waiting.filter_map(|p| p.due);
+        due.chain(self.lacking).chain(self.refresh).min()
     }
 
     fn asking(&self) -> usize {
@@ -288,6 +304,7 @@ impl Spread {
     /// The next member to be asked. Whoever takes it asks it, and says how that ended.
     pub fn poll_ask(&mut self, rosters: &Rosters, now: Instant) -> Option<NodeId> {
         self.ask_for_secrets(rosters, now);
+        self.ask_at_rest(now);
         if self.asking() >= MAX_ASKING {
             return None;
         }
@@ -300,15 +317,14 @@ impl Spread {
             let Some(peer) = self.peers.get_mut(&node) else {
                 continue;
             };
-            if peer.for_news && !peer.is_ahead(rosters) {
+            if !peer.needed && !peer.is_ahead(rosters) {
                 // The news came from somebody else.
-                peer.for_news = false;
-                peer.due = peer.live.then(|| now + REFRESH);
-            } else if peer.for_news && busy[usize::from(peer.doubtful)] >= MAX_SAME {
+                peer.due = None;
+            } else if !peer.needed && busy[usize::from(peer.doubtful)] >= MAX_SAME {
                 peer.due = Some(now + WAIT);
             } else {
                 (peer.asking, peer.asked_at) = (true, Some(now));
-                (peer.due, peer.for_news) = (None, false);
+                (peer.due, peer.needed) = (None, false);
                 self.turn = Some(node);
                 return Some(node);
             }
@@ -328,12 +344,21 @@ impl Spread {
 }
 
 impl Peer {
+    fn need_at(&mut self, at: Instant) {
+        self.needed = true;
+        self.ask_at(at);
+    }
+
     fn ask_at(&mut self, at: Instant) {
         if self.asking {
             self.again = true;
         } else {
             self.due = Some(self.due.map_or(at, |due| due.min(at)));
         }
+    }
+
+    const fn is_at_rest(&self) -> bool {
+        self.live && !self.asking && self.due.is_none()
     }
 
     /// Is it asked, and may it still answer soon?
