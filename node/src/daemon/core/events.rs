@@ -234,14 +234,14 @@ impl Core {
         self.send_join();
     }
 
-    /// Newer keys and servers.
+    /// Newer keys and servers. `true` when there was something new.
     pub(super) fn take_keys(
         &mut self,
         manifest: &kanpachi_common::Signed<kanpachi_common::org::Manifest>,
         directory: &kanpachi_common::Signed<kanpachi_common::org::Directory>,
-    ) {
+    ) -> bool {
         let Some(session) = &mut self.state.session else {
-            return;
+            return false;
         };
         let known = session
             .rosters
@@ -252,13 +252,14 @@ impl Core {
         } else {
             session.rosters.check_manifest(manifest).map(Some)
         };
-        self.settle("keys", outcome);
+        let mut changed = self.settle("keys", outcome);
         let Some(session) = &mut self.state.session else {
-            return;
+            return changed;
         };
         let outcome = session.rosters.check_directory(directory);
-        self.settle("servers", outcome);
+        changed |= self.settle("servers", outcome);
         self.servers_changed();
+        changed
     }
 
     pub(super) fn is_registered(&self) -> bool {
@@ -303,14 +304,11 @@ impl Core {
             }
             ServerMessage::Secret(secret) => {
                 let outcome = session.rosters.check_secret(secret.network, secret.secret);
-                self.settle("a network secret", outcome);
-                false
+                // It comes behind the roster, and peer records are made with it.
+                self.settle("a network secret", outcome)
             }
             ServerMessage::Removed(removed) => self.handle_removed(removed.network),
-            ServerMessage::Directory(news) => {
-                self.take_keys(&news.manifest, &news.directory);
-                false
-            }
+            ServerMessage::Directory(news) => self.take_keys(&news.manifest, &news.directory),
             ServerMessage::PeerOnline(online) => {
                 self.handle_online(online).await;
                 false
