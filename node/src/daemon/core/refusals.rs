@@ -130,7 +130,7 @@ pub(super) fn not_joined() -> ApiError {
 pub(super) fn not_suspended() -> ApiError {
     ApiError::refused(
         code::REFUSED,
-        "no coordinator answers, and the members would not obey this machine's word alone",
+        "only the coordinator can do this: the members would not obey this machine's word alone",
     )
     .hint("try again when a coordinator answers: kanpachi status")
 }
