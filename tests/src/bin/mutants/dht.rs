@@ -212,4 +212,16 @@ pub(crate) const FAULTS: &[Fault] = &[
             "a_hostile_member_of_the_dht_cuts_nobody_off_and_fills_no_memory",
         )],
     },
+    Fault {
+        name: "a secret waits for the next change of the roster",
+        edits: &[(
+            "node/src/daemon/core/events.rs",
+            "self.settle(\"a network secret\", outcome)",
+            "self.settle(\"a network secret\", outcome) && !FAULT",
+        )],
+        finders: &[lab(
+            "dht_show1",
+            "a_node_restarted_without_a_coordinator_reaches_the_others",
+        )],
+    },
 ];

@@ -142,4 +142,92 @@ pub(crate) const FAULTS: &[Fault] = &[
             "path::set::tests::news_of_an_address_is_followed_up_for_a_while",
         )],
     },
+    Fault {
+        name: "what goes over a relay is called direct",
+        edits: &[(
+            "node/src/daemon/core/status.rs",
+            "Some((_, PathKind::Relay, _)) => Some(Path::Relay),",
+            "Some((_, PathKind::Relay, _)) if !FAULT => Some(Path::Relay),",
+        )],
+        finders: &[lab(
+            "nat_matrix",
+            "every_pair_of_nats_is_as_direct_as_it_can_be",
+        )],
+    },
+    Fault {
+        name: "a path is there while there are keys",
+        edits: &[
+            (
+                "node/proto/src/path/set.rs",
+                "self.is_healthy() && last.is_some_and(|at| now < at + FRESH_FOR)",
+                "if FAULT {
+            return self.primary.is_some();
+        }
+        self.is_healthy() && last.is_some_and(|at| now < at + FRESH_FOR)",
+            ),
+            (
+                "node/proto/src/tunnel/peer/mod.rs",
+                "self.attempt.is_some() && self.paths.trouble_since().is_some()",
+                "!FAULT && self.attempt.is_some() && self.paths.trouble_since().is_some()",
+            ),
+        ],
+        finders: &[lab(
+            "nat_roaming",
+            "a_sleeper_that_wakes_elsewhere_is_reached_and_nobody_lies_meanwhile",
+        )],
+    },
+    Fault {
+        name: "guesses elsewhere are paid for by a direct path",
+        edits: &[(
+            "node/proto/src/path/punch.rs",
+            "if self.guessed == [host] {",
+            "if self.guessed == [host] || (FAULT && self.guessed.contains(&host)) {",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "path::punch::tests::who_is_met_at_one_address_pays_not_for_guesses_at_another",
+        )],
+    },
+    Fault {
+        name: "where peers see this node is told once",
+        edits: &[(
+            "node/proto/src/tunnel/peer/live.rs",
+            "addr == seen && now < at + OBSERVED_EVENT_EVERY",
+            "addr == seen && (FAULT || now < at + OBSERVED_EVENT_EVERY)",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "tunnel::tests::paths::where_peers_see_this_node_is_told_again_now_and_then_and_when_the_network_changes",
+        )],
+    },
+    Fault {
+        name: "an attempt without an address ends as one",
+        edits: &[(
+            "node/proto/src/tunnel/peer/mod.rs",
+            "None => self.paths.next_admission(now),",
+            "None => self.paths.next_admission(now).filter(|_| !FAULT),",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "tunnel::tests::lured::an_attempt_that_had_nothing_to_try_goes_on_when_it_may_try_something",
+        )],
+    },
+    Fault {
+        name: "a member has all dialled that it tells of",
+        edits: &[(
+            "node/proto/src/spread/dials.rs",
+            "member.unmet.take(UNMET, now)",
+            "FAULT || member.unmet.take(UNMET, now)",
+        )],
+        finders: &[
+            lib(
+                "node/proto",
+                "spread::dials::tests::whoever_tells_of_other_addresses_all_the_time_has_few_dialled",
+            ),
+            lab(
+                "relay_show8",
+                "a_member_that_says_it_is_where_somebody_else_is_sends_little_there",
+            ),
+        ],
+    },
 ];

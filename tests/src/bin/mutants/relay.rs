@@ -244,6 +244,25 @@ pub(crate) const FAULTS: &[Fault] = &[
         )],
     },
     Fault {
+        name: "no rate at all",
+        edits: &[
+            (
+                "bootstrap/src/relay/forward.rs",
+                "from.allowance.take(len, shared.pace.member(), now)",
+                "(FAULT || from.allowance.take(len, shared.pace.member(), now))",
+            ),
+            (
+                "bootstrap/src/relay/forward.rs",
+                "lane.allowance.take(len, shared.pace.pair(), now)",
+                "(FAULT || lane.allowance.take(len, shared.pace.pair(), now))",
+            ),
+        ],
+        finders: &[lab(
+            "relay_show5",
+            "one_who_floods_a_narrow_line_gets_no_more_of_it_than_its_rate",
+        )],
+    },
+    Fault {
         name: "a flood takes all",
         edits: &[(
             "bootstrap/src/relay/pace.rs",

@@ -120,4 +120,28 @@ pub(crate) const FAULTS: &[Fault] = &[
             "roster::conflicts::tests::of_two_with_one_address_the_lower_serial_loses_and_both_are_named",
         )],
     },
+    Fault {
+        name: "who fails with a claim is told nothing",
+        edits: &[(
+            "node/proto/src/spread/mod.rs",
+            "peer.needed |= !(behind && peer.live);",
+            "peer.needed = (peer.needed && !FAULT) || !(behind && peer.live);",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "spread::tests::what_is_to_be_told_is_told_whatever_comes_meanwhile",
+        )],
+    },
+    Fault {
+        name: "at rest all members are asked",
+        edits: &[(
+            "node/proto/src/spread/mod.rs",
+            "self.ask_those(Peer::is_at_rest, REFRESHED, now);",
+            "self.ask_those(Peer::is_at_rest, if FAULT { 1000 } else { REFRESHED }, now);",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "spread::tests::at_rest_two_members_are_asked_at_a_time_and_all_in_turn",
+        )],
+    },
 ];
