@@ -1,14 +1,16 @@
 //! Show 8 of Part 4: a relay gives nothing to strangers and to the evicted, and nobody can aim it at others.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use kanpachi_common::SecretKey;
+use kanpachi_common::wire::control::{Announce, ClientMessage};
 use kanpachi_common::wire::relay::datagram::{BIND, BIND_LEN, BOUND};
 use kanpachi_common::wire::relay::{Reason, RelayMessage};
-use kanpachi_tests::hostile::{NodeKeys, RelayGuest, StolenCoordinator, Target};
-use kanpachi_tests::lab::{Host, run};
+use kanpachi_common::{Candidate, CandidateKind, SecretKey};
+use kanpachi_tests::capture::{Capture, TCP, UDP};
+use kanpachi_tests::hostile::{Guest, NodeKeys, RelayGuest, StolenCoordinator, Target};
+use kanpachi_tests::lab::{HOST_INTERFACE, Host, run};
 use kanpachi_tests::mesh::{Mesh, NETWORK};
 use kanpachi_tests::note;
 
@@ -22,6 +24,9 @@ const PORT: u16 = 12975;
 const TRIES: usize = 500;
 /// Answers to a member that binds wherever it likes: a burst, and one a second.
 const MOST_ANSWERS: usize = 20;
+/// How long a member says that it is where somebody else is, and the most that two others send there meanwhile.
+const AIMED: Duration = Duration::from_secs(60);
+const MOST_AIMED: u64 = 1000;
 
 #[test]
 fn strangers_and_the_evicted_get_no_bytes_and_nobody_is_aimed_at() {
@@ -55,6 +60,52 @@ fn strangers_and_the_evicted_get_no_bytes_and_nobody_is_aimed_at() {
             carol: &keys[1],
         };
         intruder.ns.run_async(async || scene.play().await)
+    });
+}
+
+#[test]
+fn a_member_that_says_it_is_where_somebody_else_is_sends_little_there() {
+    run("relay-show8-aimed", |lab| {
+        let mut mesh = Mesh::three(lab, &["--no-node"])?;
+        let (liar, victim) = (lab.public_host("liar")?, lab.public_host("victim")?);
+        let stolen = StolenCoordinator::read(&mesh.hub.coordinator_dir())?;
+        let target = Target {
+            org: stolen.org(),
+            server: stolen.identity.node_id(),
+            addr: SocketAddr::from((mesh.hub.node.host.v4, PORT)),
+        };
+        let carol = &mut mesh.members[2];
+        carol.process.terminate(STOP)?;
+        let seed = NodeKeys::read(&carol.node.state_dir)?.identity.seed();
+        let capture = Capture::start(&victim.ns, HOST_INTERFACE, b"")?;
+        liar.ns.run_async(async || {
+            let mut guest = Guest::connect_with(target, liar.v4.into(), *seed, 1 << 40).await?;
+            // As often as a coordinator listens, and each time of other ports.
+            for round in 0..AIMED.as_secs() {
+                let candidates = (0..16).map(|n| Candidate {
+                    addr: SocketAddr::from((victim.v4, 1000 + (round % 1000) as u16 * 16 + n)),
+                    kind: CandidateKind::Reflexive,
+                });
+                let announce = Announce {
+                    candidates: candidates.collect(),
+                    nat: None,
+                };
+                guest.ask(&ClientMessage::Announce(announce)).await?;
+                tokio::time::sleep(Duration::from_millis(1020)).await;
+            }
+            Ok(())
+        })?;
+        let report = capture.finish()?;
+        let there = |protocol| {
+            report.sum(|flow| flow.protocol == protocol && flow.to == IpAddr::from(victim.v4))
+        };
+        let (udp, tcp) = (there(UDP), there(TCP));
+        note(format_args!(
+            "in {AIMED:.0?} by two members: {udp:?} UDP, {tcp:?} TCP"
+        ));
+        ensure!(udp.packets > 50, "nobody was aimed at all");
+        ensure!(udp.packets + tcp.packets < MOST_AIMED, "{udp:?} {tcp:?}");
+        Ok(())
     });
 }
 

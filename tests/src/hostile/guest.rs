@@ -42,6 +42,19 @@ impl Guest {
     /// # Errors
     /// When there is no connection; when the coordinator sends it away, with its words.
     pub async fn connect(target: Target, from: IpAddr, seed: [u8; 32]) -> Result<Self> {
+        Self::connect_with(target, from, seed, 1).await
+    }
+
+    /// [`Self::connect`], with a tunnel key of this serial: that of a node that was there before has to be above its own.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn connect_with(
+        target: Target,
+        from: IpAddr,
+        seed: [u8; 32],
+        serial: u64,
+    ) -> Result<Self> {
         let socket = SharedSocket::bind(SocketAddr::new(from, 0))?;
         let reader = socket.spawn_reader(super::Silent)?;
         let options = stack::Options {
@@ -80,7 +93,7 @@ impl Guest {
             _socket: reader,
         };
         guest
-            .say(&ClientMessage::Hello(hello(target.org, &seed)).frame(0))
+            .say(&ClientMessage::Hello(hello(target.org, &seed, serial)).frame(0))
             .await?;
         match guest.answer(0).await? {
             ServerMessage::Welcome(_) => Ok(guest),
@@ -180,7 +193,7 @@ fn is_push(message: &ServerMessage) -> bool {
     )
 }
 
-fn hello(org: OrgId, seed: &[u8; 32]) -> Hello {
+fn hello(org: OrgId, seed: &[u8; 32], serial: u64) -> Hello {
     let identity = SecretKey::from_seed(seed);
     Hello {
         min_version: MIN_VERSION,
@@ -188,7 +201,7 @@ fn hello(org: OrgId, seed: &[u8; 32]) -> Hello {
         caps: 0,
         client: "a stranger".to_owned(),
         org,
-        tunnel: TunnelKey::sign(&identity, &org, 1, x25519_public(seed)),
+        tunnel: TunnelKey::sign(&identity, &org, serial, x25519_public(seed)),
         boot: 1,
         held: Vec::new(),
         candidates: Vec::new(),

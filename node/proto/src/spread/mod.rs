@@ -9,6 +9,7 @@
 //! A question says what the asker holds. So asking is telling, too: when something changed here that the tunnels do not
 //! carry, every member with a tunnel is asked, and asks back when it is behind.
 
+mod dials;
 mod exchange;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
 
 use kanpachi_common::{NetworkId, NodeId, roster::Position};
 
+pub use dials::Dials;
 pub use exchange::{answer, ask, check, done, is_behind, newer_proofs};
 
 use crate::roster::Rosters;

@@ -17,6 +17,8 @@ use crate::{clock, platform::LocalAddress};
 
 /// Addresses of one peer that are remembered from each source, at the most.
 const MAX_HEARD: usize = 8;
+/// Addresses of one peer without a tunnel that the DHT's table has, at the most.
+const MAX_UNMET: usize = 4;
 
 /// A machine that was away for less has lost nothing.
 const SLEEP: Duration = Duration::from_secs(2);
@@ -146,7 +148,10 @@ impl Core {
         if !candidates.is_empty() {
             tracing::trace!(peer = %node, ?candidates, nat = ?self.state.book.nat(node), "where a peer may be");
             if let Some(session) = &self.state.session {
-                let addrs = candidates.iter().map(|c| c.addr).collect();
+                // Whoever asks the DHT for something dials these, and who is at the other end only this member says.
+                let is_met = self.state.spread.is_live(node);
+                let most = if is_met { MAX_CANDIDATES } else { MAX_UNMET };
+                let addrs = candidates.iter().map(|c| c.addr).take(most).collect();
                 let command = swarm::Command::Addresses(*node, addrs);
                 session.swarm.send(command).await;
             }

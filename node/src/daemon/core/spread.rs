@@ -1,6 +1,6 @@
 //! What members tell each other: asking them, answering them, and an owner's word while there is no coordinator.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use kanpachi_common::{
     MemberId, NetworkId, NodeId, Signed,
@@ -14,7 +14,9 @@ use kanpachi_common::{
 use kanpachi_proto::{roster::Refusal, spread};
 
 use super::{
-    Core, engine,
+    Core,
+    book::Origin,
+    engine,
     refusals::{not_joined, not_suspended},
     swarm,
 };
@@ -64,8 +66,18 @@ impl Core {
         }
     }
 
-    pub(super) fn addresses_of(&self, node: &NodeId) -> Vec<SocketAddr> {
-        self.candidates_of(node).iter().map(|c| c.addr).collect()
+    /// Where libp2p may dial a member now.
+    pub(super) fn addresses_of(&mut self, node: &NodeId) -> Vec<SocketAddr> {
+        let addrs: Vec<_> = self.candidates_of(node).iter().map(|c| c.addr).collect();
+        let tunnels = self.state.book.of(node).iter();
+        let tunnels = tunnels.filter(|s| s.origin == Origin::Tunnel);
+        let met: BTreeSet<_> = tunnels.map(|s| s.candidate.addr).collect();
+        let is_met = |addr: &SocketAddr| met.contains(addr);
+        if self.state.spread.is_live(node) && addrs.iter().any(is_met) {
+            return addrs.into_iter().filter(is_met).collect();
+        }
+        let dials = &mut self.state.dials;
+        dials.admit(*node, &addrs, is_met, clock::now())
     }
 
     /// A member asks. What it brings along counts as far as it is signed; then it gets what it may know.
