@@ -146,12 +146,12 @@ pub(crate) const FAULTS: &[Fault] = &[
     Fault {
         name: "the end of a network is told once",
         edits: &[(
-            "coordinator/src/service/mirrors.rs",
+            "coordinator/src/service/feeding.rs",
             "owed.extend(self.ended().await.intersection(&missed));",
             "if !FAULT { owed.extend(self.ended().await.intersection(&missed)); }",
         )],
         finders: &[decide(
-            "service::tests::the_end_of_a_network_is_told_to_a_mirror_that_was_away_until_it_has_it",
+            "service::tests::mirrors::the_end_of_a_network_is_told_to_a_mirror_that_was_away_until_it_has_it",
         )],
     },
 ];
