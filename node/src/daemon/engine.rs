@@ -1,6 +1,8 @@
 //! The thread that owns the tunnels: it drives the sans-IO core with real time and real datagrams, and publishes
 //! what the packet threads look things up in. It decides nothing about members; the core task tells it who they are.
 
+mod command;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
@@ -9,16 +11,12 @@ use std::{
 };
 
 use kanpachi_common::{
-    NetworkId, NodeId, OrgId, Signed,
-    nat::NatBehaviour,
-    org::Manifest,
-    roster::Proof,
+    NodeId, OrgId,
     wire::relay::{RelayMessage, datagram},
 };
 use kanpachi_proto::{
     netcheck::{Answered, Asker},
-    path::Candidate,
-    relay::{self, RelayAt, Relays},
+    relay::{self, Relays},
     tunnel::{self, PeerConfig, PeerStatus, Session, Tunnels},
 };
 use kanpachi_transport::{
@@ -35,11 +33,12 @@ pub(super) use super::report::{Report, Traffic};
 use crate::{
     clock,
     dataplane::{
-        Dataplane, FromPeer, FromStranger, Inbox, Member, Own, Parking, Publisher, RelayTable,
-        Streamed, Waiting,
+        Dataplane, FromPeer, FromStranger, Inbox, Member, Parking, Publisher, RelayTable, Streamed,
+        Waiting,
     },
     platform::{LocalAddress, PacketWriter, is_on_link},
 };
+pub(super) use command::{Command, FromRelay, Pong};
 
 /// Commands waiting for the engine, at the most.
 const QUEUE: usize = 256;
@@ -53,68 +52,6 @@ const KEEPALIVE: Duration = tunnel::timers::PERSISTENT_KEEPALIVE;
 const WITHOUT_NETWORK: Duration = Duration::from_secs(5);
 /// Pings under way at once.
 const MAX_PINGS: usize = 1024;
-
-/// What the engine is told.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// The organisation is known now.
-    Organisation(OrgId),
-    /// Everybody this node may talk to. Whoever is not among them any more loses its session at once.
-    Members(Vec<(PeerConfig, Member)>),
-    /// This node's own overlay addresses.
-    Own(Own),
-    /// Where a peer may be reached.
-    Candidates(NodeId, Vec<Candidate>),
-    /// The rosters held, told to every peer.
-    Epochs(u64, Vec<(NetworkId, u64)>),
-    /// A peer is online: keep a tunnel to it.
-    Connect(NodeId),
-    /// A peer is gone: no tunnel is kept.
-    Disconnect(NodeId),
-    /// The addresses of this machine changed.
-    NetworkChanged,
-    /// The relays to use.
-    Relays(Vec<RelayAt>),
-    /// What the NAT in front of this node does.
-    Nat(Option<NatBehaviour>),
-    /// The same of a peer.
-    PeerNat(NodeId, Option<NatBehaviour>),
-    /// This node's memberships, for relays.
-    Proofs(Vec<Proof>, Option<Box<Signed<Manifest>>>),
-    /// News of the stream to a relay.
-    RelayStream(NodeId, FromRelay),
-    /// Ask these reflectors how they see us.
-    Reflect(Vec<SocketAddr>),
-    /// Measure a round trip inside the tunnel. Dropped without a word when there is none.
-    Ping(NodeId, oneshot::Sender<Pong>),
-    /// How every peer is.
-    Status(oneshot::Sender<Report>),
-}
-
-/// What the stream to a relay brings.
-#[derive(Debug)]
-pub(super) enum FromRelay {
-    /// It is open: messages and datagrams go here.
-    Open {
-        messages: mpsc::Sender<Box<RelayMessage>>,
-        datagrams: mpsc::Sender<Streamed>,
-    },
-    /// The relay says something.
-    Said(Box<RelayMessage>),
-    /// It is gone.
-    Closed,
-}
-
-/// An answered ping.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pong {
-    pub(super) endpoint: SocketAddr,
-    pub(super) rtt: Duration,
-    /// The relay in between.
-    pub(super) relay: Option<NodeId>,
-    /// Is the endpoint on a network that this machine is on?
-    pub(super) on_link: bool,
-}
 
 /// The handle of the thread.
 #[derive(Clone, Debug)]
