@@ -2,7 +2,7 @@
 //!
 //! libp2p-stream has room for one incoming stream of a protocol, and drops any that comes before that one was taken. When
 //! many peers come at once, as after a power cut, most would find their stream closed as soon as it was open. Here as many
-//! wait as [`ROOM`] says.
+//! wait as [`ROOM`] says, and of one peer no more than [`ROOM_OF_ONE`].
 
 use std::{
     collections::HashMap,
@@ -28,10 +28,39 @@ use tokio::sync::mpsc;
 /// Streams of one protocol that wait to be taken, at the most. Further ones are dropped, which their peers see.
 pub const ROOM: usize = 256;
 
+/// And of one peer.
+pub const ROOM_OF_ONE: usize = 16;
+
 /// A stream, and who has opened it.
 type Opened = (PeerId, Stream);
 /// Who takes the streams of which protocol.
-type Takers = HashMap<StreamProtocol, mpsc::Sender<Opened>>;
+type Takers = HashMap<StreamProtocol, Taker>;
+/// How many of each peer wait.
+type Waiting = Arc<Mutex<HashMap<PeerId, usize>>>;
+
+#[derive(Debug)]
+struct Taker {
+    streams: mpsc::Sender<Opened>,
+    waiting: Waiting,
+}
+
+impl Taker {
+    /// Puts a stream with those that wait; `false` when there is no room.
+    fn put(&self, peer: PeerId, stream: Stream) -> bool {
+        let mut waiting = lock(&self.waiting);
+        let of_peer = waiting.get(&peer).copied().unwrap_or_default();
+        let put = of_peer < ROOM_OF_ONE && self.streams.try_send((peer, stream)).is_ok();
+        if put {
+            waiting.insert(peer, of_peer + 1);
+        }
+        put
+    }
+}
+
+/// Nothing below panics halfway through a change, so a poisoned one is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The behaviour. Tells nothing: streams come and go by [`Control`].
 #[derive(NetworkBehaviour)]
@@ -107,25 +136,40 @@ impl Control {
         &mut self,
         protocol: StreamProtocol,
     ) -> Result<IncomingStreams, AlreadyRegistered> {
-        let mut takers = self.takers.lock();
-        if takers.get(&protocol).is_some_and(|t| !t.is_closed()) {
+        let mut takers = lock(&self.takers.0);
+        if (takers.get(&protocol)).is_some_and(|taker| !taker.streams.is_closed()) {
             return Err(AlreadyRegistered);
         }
-        let (sender, receiver) = mpsc::channel(ROOM);
-        takers.insert(protocol, sender);
-        Ok(IncomingStreams(receiver))
+        let ((streams, receiver), waiting) = (mpsc::channel(ROOM), Waiting::default());
+        let taker = Taker {
+            streams,
+            waiting: Arc::clone(&waiting),
+        };
+        takers.insert(protocol, taker);
+        Ok(IncomingStreams { receiver, waiting })
     }
 }
 
 /// Streams as they come, each with the peer that has opened it.
 #[derive(Debug)]
-pub struct IncomingStreams(mpsc::Receiver<Opened>);
+pub struct IncomingStreams {
+    receiver: mpsc::Receiver<Opened>,
+    waiting: Waiting,
+}
 
 impl futures::Stream for IncomingStreams {
     type Item = Opened;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Opened>> {
-        self.0.poll_recv(cx)
+        let next = self.receiver.poll_recv(cx);
+        if let Poll::Ready(Some((peer, _))) = &next {
+            let mut waiting = lock(&self.waiting);
+            match waiting.get_mut(peer) {
+                Some(left) if *left > 1 => *left -= 1,
+                _ => drop(waiting.remove(peer)),
+            }
+        }
+        next
     }
 }
 
@@ -133,22 +177,15 @@ impl futures::Stream for IncomingStreams {
 struct Shared(Arc<Mutex<Takers>>);
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Takers> {
-        // Nothing below panics halfway through a change, so a poisoned one is still whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn protocols(&self) -> Vec<StreamProtocol> {
-        let mut takers = self.lock();
-        takers.retain(|_, taker| !taker.is_closed());
+        let mut takers = lock(&self.0);
+        takers.retain(|_, taker| !taker.streams.is_closed());
         takers.keys().cloned().collect()
     }
 
     fn hand_over(&self, peer: PeerId, stream: Stream, protocol: &StreamProtocol) {
-        let takers = self.lock();
-        let taken = takers
-            .get(protocol)
-            .is_some_and(|taker| taker.try_send((peer, stream)).is_ok());
+        let takers = lock(&self.0);
+        let taken = (takers.get(protocol)).is_some_and(|taker| taker.put(peer, stream));
         drop(takers);
         if !taken {
             tracing::debug!(%peer, %protocol, "nobody takes a stream");
