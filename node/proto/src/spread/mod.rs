@@ -68,6 +68,8 @@ struct Peer {
     /// It is to be asked whatever comes from elsewhere meanwhile: to tell it something, or to hear what tunnels do not
     /// carry. Otherwise it is asked for the news that it claims to hold, if they are any still.
     needed: bool,
+    /// The question under way was.
+    asked_needed: bool,
     /// Rosters that it said it holds.
     told: BTreeMap<NetworkId, Position>,
 }
@@ -276,7 +278,8 @@ impl Spread {
             let pause = pause * u32::from(!again || peer.failures > 0);
             peer.failures = peer.failures.saturating_add(1);
             peer.not_before = Some(now + pause);
-            peer.needed |= !(behind && peer.live);
+            // Whoever broke off may not have heard what it was to be told.
+            peer.needed |= !(behind && peer.live) || (peer.asked_needed && !answered);
             peer.due = (peer.live || peer.wanted || again).then(|| now + pause);
             return;
         }
@@ -326,7 +329,8 @@ impl Spread {
                 peer.due = Some(now + WAIT);
             } else {
                 (peer.asking, peer.asked_at) = (true, Some(now));
-                (peer.due, peer.needed) = (None, false);
+                peer.due = None;
+                peer.asked_needed = std::mem::take(&mut peer.needed);
                 self.turn = Some(node);
                 return Some(node);
             }

@@ -538,6 +538,21 @@ fn what_is_to_be_told_is_told_whatever_comes_meanwhile() {
 }
 
 #[test]
+fn what_was_to_be_told_is_told_again_when_the_question_broke_off() {
+    let (mut spread, mut rosters, now) = acquainted(3);
+    spread.handle_epochs(&id(2), 1, &[(NETWORK, 6)], &rosters, now);
+    spread.handle_changed(now);
+    let asked: Vec<_> = std::iter::from_fn(|| spread.poll_ask(&rosters, now)).collect();
+    assert_eq!(asked.len(), 2);
+    spread.handle_ended(&id(2), false, &mut rosters, now);
+    take(&mut rosters, &Org::new(), &[1, 2, 3], 6).unwrap();
+    spread.handle_ended(&id(3), true, &mut rosters, now);
+    assert_eq!(spread.poll_ask(&rosters, now + RETRY), Some(id(2)));
+    spread.handle_ended(&id(2), true, &mut rosters, now + RETRY);
+    assert_eq!(spread.poll_ask(&rosters, now + 2 * RETRY), None);
+}
+
+#[test]
 fn at_rest_two_members_are_asked_at_a_time_and_all_in_turn() {
     let (mut spread, mut rosters, start) = acquainted(21);
     let mut asked = Vec::new();

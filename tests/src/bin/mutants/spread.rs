@@ -124,8 +124,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "who fails with a claim is told nothing",
         edits: &[(
             "node/proto/src/spread/mod.rs",
-            "peer.needed |= !(behind && peer.live);",
-            "peer.needed = (peer.needed && !FAULT) || !(behind && peer.live);",
+            "|| (peer.asked_needed && !answered);",
+            "|| (!FAULT && peer.asked_needed && !answered);",
         )],
         finders: &[lib(
             "node/proto",
