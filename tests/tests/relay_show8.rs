@@ -24,9 +24,10 @@ const PORT: u16 = 12975;
 const TRIES: usize = 500;
 /// Answers to a member that binds wherever it likes: a burst, and one a second.
 const MOST_ANSWERS: usize = 20;
-/// How long a member says that it is where somebody else is, and the most that two others send there meanwhile.
+/// How long a member says that it is where somebody else is, and the most bytes that two others send there meanwhile: most of
+/// that are dials of libp2p, each some datagrams of 1200 bytes.
 const AIMED: Duration = Duration::from_secs(60);
-const MOST_AIMED: u64 = 1000;
+const MOST_AIMED: u64 = 1_000_000;
 
 #[test]
 fn strangers_and_the_evicted_get_no_bytes_and_nobody_is_aimed_at() {
@@ -104,7 +105,7 @@ fn a_member_that_says_it_is_where_somebody_else_is_sends_little_there() {
             "in {AIMED:.0?} by two members: {udp:?} UDP, {tcp:?} TCP"
         ));
         ensure!(udp.packets > 50, "nobody was aimed at all");
-        ensure!(udp.packets + tcp.packets < MOST_AIMED, "{udp:?} {tcp:?}");
+        ensure!(udp.bytes + tcp.bytes < MOST_AIMED, "{udp:?} {tcp:?}");
         Ok(())
     });
 }

@@ -22,15 +22,39 @@ pub fn add<S: RecordStore + Send + 'static>(
     addresses: impl IntoIterator<Item = Multiaddr>,
 ) {
     let known = known(kad, peer);
+    let addresses = full(peer, addresses).chain(known.clone());
+    set(kad, peer, &known, addresses);
+}
+
+/// Puts addresses of a peer in place of those that were known.
+pub fn replace<S: RecordStore + Send + 'static>(
+    kad: &mut kad::Behaviour<S>,
+    peer: &PeerId,
+    addresses: impl IntoIterator<Item = Multiaddr>,
+) {
+    let known = known(kad, peer);
+    set(kad, peer, &known, full(peer, addresses));
+}
+
+fn full(
+    peer: &PeerId,
+    addresses: impl IntoIterator<Item = Multiaddr>,
+) -> impl Iterator<Item = Multiaddr> {
+    let addresses = addresses.into_iter();
+    addresses.filter_map(|address| address.with_p2p(*peer).ok())
+}
+
+fn set<S: RecordStore + Send + 'static>(
+    kad: &mut kad::Behaviour<S>,
+    peer: &PeerId,
+    known: &[Multiaddr],
+    addresses: impl Iterator<Item = Multiaddr>,
+) {
     // A peer that waits for a place cannot be looked at; it comes with these addresses alone.
     if known.is_empty() {
         kad.remove_peer(peer);
     }
-    let new = addresses.into_iter();
-    let kept = within(
-        new.filter_map(|a| a.with_p2p(*peer).ok())
-            .chain(known.clone()),
-    );
+    let kept = within(addresses);
     for address in &kept {
         kad.add_address(peer, address.clone());
     }

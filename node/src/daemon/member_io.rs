@@ -27,7 +27,7 @@ const MAX_ASKED: usize = 32;
 const MAX_ASKED_BY_STRANGERS: usize = 8;
 const MAX_ASKED_BY_ONE: usize = 2;
 /// A member is reached within this, or is not there.
-const OPEN: Duration = Duration::from_secs(5);
+pub(super) const OPEN: Duration = Duration::from_secs(5);
 /// Question and answer take no longer than this: rosters have up to 17 pages of 256 KiB.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Between two pieces of an answer.

@@ -4,7 +4,7 @@
 //! up it is surely itself; of what it only tells of, so many addresses are dialled at once, and then one after the other.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -33,35 +33,25 @@ pub struct Dials {
 }
 
 impl Dials {
-    /// Who the members are.
-    pub fn set_peers(&mut self, peers: &BTreeSet<NodeId>) {
-        self.members.retain(|node, _| peers.contains(node));
+    /// Forgets whoever is no member any more.
+    pub fn retain(&mut self, is_member: impl Fn(&NodeId) -> bool) {
+        self.members.retain(|node, _| is_member(node));
     }
 
-    /// Those of a member's addresses that may be dialled now: where it was met, and of the others as many as there is room
-    /// for, others each time.
-    pub fn admit(
-        &mut self,
-        node: NodeId,
-        addrs: &[SocketAddr],
-        met: impl Fn(&SocketAddr) -> bool,
-        now: Instant,
-    ) -> Vec<SocketAddr> {
-        let (mut out, unmet): (Vec<_>, Vec<_>) = addrs.iter().copied().partition(met);
-        if unmet.is_empty() {
-            return out;
+    /// Those of the addresses that a member tells of that are dialled now: as many as there is room for, others each time.
+    pub fn admit(&mut self, node: NodeId, told: &[SocketAddr], now: Instant) -> Vec<SocketAddr> {
+        if told.is_empty() {
+            return Vec::new();
         }
         let member = self.members.entry(node).or_default();
-        let begin = member.turn % unmet.len();
-        let in_turn = unmet.iter().cycle().skip(begin).take(unmet.len());
+        let begin = member.turn % told.len();
+        let in_turn = told.iter().cycle().skip(begin).take(told.len());
         let room = |_: &&SocketAddr| member.unmet.take(UNMET, now);
-        let before = out.len();
-        out.extend(in_turn.take_while(room));
-        let dialled = out.len() - before;
-        member.turn = if dialled == unmet.len() {
+        let out: Vec<_> = in_turn.take_while(room).copied().collect();
+        member.turn = if out.len() == told.len() {
             0
         } else {
-            begin + dialled
+            begin + out.len()
         };
         out
     }
@@ -69,6 +59,8 @@ impl Dials {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const NODE: NodeId = NodeId([2; 32]);
@@ -85,17 +77,16 @@ mod tests {
         for second in 0..3600 {
             let now = start + Duration::from_secs(second);
             let told = addrs(16 * (second % 100) as u16);
-            dialled += dials.admit(NODE, &told, |_| false, now).len();
+            dialled += dials.admit(NODE, &told, now).len();
         }
         assert_eq!(dialled, 32 + 359);
-        // Others are not concerned, nor is where it was met.
+        // Others are not concerned.
         let now = start + Duration::from_secs(3600);
         let all = addrs(1);
         let other = NodeId([3; 32]);
-        assert_eq!(dials.admit(other, &all, |_| false, now), all);
-        assert_eq!(dials.admit(NODE, &all, |_| true, now), all);
-        dials.set_peers(&BTreeSet::new());
-        assert_eq!(dials.admit(NODE, &all, |_| false, now), all);
+        assert_eq!(dials.admit(other, &all, now), all);
+        dials.retain(|_| false);
+        assert_eq!(dials.admit(NODE, &all, now), all);
     }
 
     #[test]
@@ -103,12 +94,12 @@ mod tests {
         let (mut dials, mut now) = (Dials::default(), Instant::now());
         let all = addrs(1);
         for _ in 0..2 {
-            assert_eq!(dials.admit(NODE, &all, |_| false, now), all);
+            assert_eq!(dials.admit(NODE, &all, now), all);
         }
         let mut seen = BTreeSet::new();
         for _ in 0..6 {
             now += Duration::from_secs(30);
-            let some = dials.admit(NODE, &all, |_| false, now);
+            let some = dials.admit(NODE, &all, now);
             assert_eq!(some.len(), 3);
             seen.extend(some);
         }

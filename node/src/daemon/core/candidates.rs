@@ -31,6 +31,27 @@ pub(super) fn is_portable(addr: IpAddr) -> bool {
     }
 }
 
+/// What the DHT's table is told. Whoever asks the DHT for something dials these, and whether a member without a tunnel is
+/// there only it says itself: so few, and those first that may be reached from anywhere.
+fn for_the_dht(
+    candidates: &[kanpachi_proto::path::Candidate],
+    has_tunnel: bool,
+) -> Vec<SocketAddr> {
+    let mut addrs: Vec<SocketAddr> = candidates.iter().map(|c| c.addr).collect();
+    if !has_tunnel {
+        addrs.sort_by_key(|addr| is_private(addr.ip()));
+        addrs.truncate(MAX_UNMET);
+    }
+    addrs
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(a) => a.is_private() || a.is_link_local() || a.is_loopback(),
+        IpAddr::V6(a) => a.is_unique_local() || a.is_unicast_link_local() || a.is_loopback(),
+    }
+}
+
 impl Core {
     /// Where this node may be reached, best first.
     pub(super) fn own_candidates(&self) -> Vec<Candidate> {
@@ -148,10 +169,7 @@ impl Core {
         if !candidates.is_empty() {
             tracing::trace!(peer = %node, ?candidates, nat = ?self.state.book.nat(node), "where a peer may be");
             if let Some(session) = &self.state.session {
-                // Whoever asks the DHT for something dials these, and who is at the other end only this member says.
-                let is_met = self.state.spread.is_live(node);
-                let most = if is_met { MAX_CANDIDATES } else { MAX_UNMET };
-                let addrs = candidates.iter().map(|c| c.addr).take(most).collect();
+                let addrs = for_the_dht(&candidates, self.state.spread.is_live(node));
                 let command = swarm::Command::Addresses(*node, addrs);
                 session.swarm.send(command).await;
             }

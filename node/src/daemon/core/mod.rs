@@ -39,7 +39,7 @@ use kanpachi_common::{
 };
 use kanpachi_proto::{
     roster::{Peer, Rosters},
-    spread::{Dials, Spread},
+    spread::Spread,
 };
 use kanpachi_transport::{Proxy, SharedSocket, alarm::Alarms};
 use tokio::{
@@ -222,7 +222,6 @@ struct State {
     client_id: Option<ClientId>,
     /// Whom to ask for news, and when.
     spread: Spread,
-    dials: Dials,
     /// Somebody logged this machine out.
     logged_out: bool,
     /// What is known of the organisation while there is no session with it.

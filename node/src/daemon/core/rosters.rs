@@ -105,9 +105,9 @@ impl Core {
         self.engine
             .send(engine::Command::Proofs(self.relay_proofs(), manifest))
             .await;
-        let members = peers.keys().copied().collect();
-        self.state.spread.set_peers(&members);
-        self.state.dials.set_peers(&members);
+        self.state
+            .spread
+            .set_peers(&peers.keys().copied().collect());
         let ids: BTreeSet<_> = peers.keys().map(|node| peer_id(*node)).collect();
         session.swarm.send(swarm::Command::Members(ids)).await;
         let opened = |peer: &&Peer| {

@@ -1,6 +1,6 @@
 //! What members tell each other: asking them, answering them, and an owner's word while there is no coordinator.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use kanpachi_common::{
     MemberId, NetworkId, NodeId, Signed,
@@ -54,11 +54,11 @@ impl Core {
             };
             let ask = Box::new(spread::ask(&session.rosters, &node, true));
             let swarm = session.swarm.clone();
-            let addrs = self.addresses_of(&node);
+            let at = self.addresses_of(&node);
             let ways = self.ways_to(&node);
             let command = swarm::Command::Ask {
                 node,
-                addrs,
+                at,
                 ways,
                 ask,
             };
@@ -66,18 +66,18 @@ impl Core {
         }
     }
 
-    /// Where libp2p may dial a member now.
-    pub(super) fn addresses_of(&mut self, node: &NodeId) -> Vec<SocketAddr> {
-        let addrs: Vec<_> = self.candidates_of(node).iter().map(|c| c.addr).collect();
+    /// Where libp2p may dial a member.
+    pub(super) fn addresses_of(&self, node: &NodeId) -> swarm::Whereabouts {
+        let candidates = self.candidates_of(node);
         let tunnels = self.state.book.of(node).iter();
         let tunnels = tunnels.filter(|s| s.origin == Origin::Tunnel);
-        let met: BTreeSet<_> = tunnels.map(|s| s.candidate.addr).collect();
-        let is_met = |addr: &SocketAddr| met.contains(addr);
-        if self.state.spread.is_live(node) && addrs.iter().any(is_met) {
-            return addrs.into_iter().filter(is_met).collect();
+        let tunnels: BTreeSet<_> = tunnels.map(|s| s.candidate.addr).collect();
+        let addrs = candidates.iter().map(|c| c.addr);
+        let (met, mut told): (Vec<_>, Vec<_>) = addrs.partition(|addr| tunnels.contains(addr));
+        if self.state.spread.is_live(node) && !met.is_empty() {
+            told.clear();
         }
-        let dials = &mut self.state.dials;
-        dials.admit(*node, &addrs, is_met, clock::now())
+        swarm::Whereabouts { met, told }
     }
 
     /// A member asks. What it brings along counts as far as it is signed; then it gets what it may know.

@@ -70,8 +70,8 @@ impl Core {
             let swarm = session.swarm.clone();
             let command = match action {
                 Action::Stand(node) => {
-                    let addrs = self.addresses_of(&node);
-                    swarm::Command::Stand { node, addrs }
+                    let at = self.addresses_of(&node);
+                    swarm::Command::Stand { node, at }
                 }
                 Action::Leave(node) => swarm::Command::Leave(node),
             };
@@ -108,13 +108,12 @@ impl Core {
     }
 
     /// By whom a member may be reached, with where those may be.
-    pub(super) fn ways_to(&mut self, node: &NodeId) -> Vec<swarm::Way> {
+    pub(super) fn ways_to(&self, node: &NodeId) -> Vec<swarm::Way> {
         let named = self.state.book.relays(node);
         let standing = self.state.standing.as_ref();
         let ways = standing.map(|standing| standing.ways_to(node, named));
-        let ways: Vec<NodeId> = ways.into_iter().flatten().collect();
-        ways.into_iter()
-            .map(|relay| (relay, self.addresses_of(&relay)))
+        let ways = ways.into_iter().flatten();
+        ways.map(|relay| (relay, self.addresses_of(&relay)))
             .collect()
     }
 

@@ -11,9 +11,12 @@ use libp2p::{
 };
 
 use super::{Dialled, Event, Later, Task, Way, addresses::quic_addr};
-use crate::daemon::{
-    control_io::{self, Line},
-    member_io,
+use crate::{
+    clock,
+    daemon::{
+        control_io::{self, Line},
+        member_io,
+    },
 };
 
 /// A relay is asked for help if a member does not answer within this.
@@ -136,28 +139,68 @@ impl Task {
         }
     }
 
-    /// Asks a member, which is dialled first unless it is connected, directly and over whoever may lead to it.
-    pub(super) fn ask(
-        &mut self,
-        node: NodeId,
-        addrs: Vec<SocketAddr>,
-        ways: Vec<Way>,
-        ask: Box<Ask>,
-    ) {
+    /// Asks a member, which is dialled first unless it is connected, directly and over whoever may lead to it. The stream is
+    /// opened when there is a connection: libp2p-stream would dial all that the DHT's table has.
+    pub(super) fn ask(&mut self, node: NodeId, at: Whereabouts, ways: Vec<Way>, ask: Box<Ask>) {
         let peer = peer_id(node);
-        if !self.swarm.is_connected(&peer) {
-            let direct = !addrs.is_empty();
-            let addrs = addrs.into_iter().map(quic_addr).collect();
+        if self.swarm.is_connected(&peer) {
+            return self.ask_now(node, ask);
+        }
+        let addrs = self.dialled(node, at);
+        let delay = if addrs.is_empty() {
+            Duration::ZERO
+        } else {
+            INTRODUCED
+        };
+        if !addrs.is_empty() {
             let options = DialOpts::peer_id(peer).addresses(addrs);
             if let Err(error) = self.swarm.dial(options.build()) {
                 tracing::trace!(%peer, %error, "not dialled");
             }
-            let delay = if direct { INTRODUCED } else { Duration::ZERO };
-            self.later(delay, Later::Introduce { node, ways });
         }
+        self.later(delay, Later::Introduce { node, ways });
+        self.asked += 1;
+        self.asks.insert(peer, (self.asked, ask));
+        self.later(member_io::OPEN, Later::NotAsked(node, self.asked));
+    }
+
+    fn ask_now(&self, node: NodeId, ask: Box<Ask>) {
         let (control, events) = (self.control.clone(), self.events.clone());
         tokio::spawn(member_io::ask(node, ask, control, events));
     }
+
+    /// A peer is connected: it is asked what it was to be asked.
+    pub(super) fn ask_connected(&mut self, peer: &PeerId) {
+        if let Some((_, ask)) = self.asks.remove(peer)
+            && let Some(node) = node_id(peer)
+        {
+            self.ask_now(node, ask);
+        }
+    }
+
+    pub(super) fn give_up_asking(&mut self, node: NodeId, number: u64) {
+        let peer = peer_id(node);
+        if self.asks.get(&peer).is_some_and(|(n, _)| *n == number) {
+            self.asks.remove(&peer);
+            let answered = false;
+            self.tell(Event::AskEnded { node, answered });
+        }
+    }
+
+    /// Where a member is dialled now: where it was met, and at so many of the addresses that it tells of.
+    pub(super) fn dialled(&mut self, node: NodeId, at: Whereabouts) -> Vec<Multiaddr> {
+        let told = self.dials_told.admit(node, &at.told, clock::now());
+        at.met.into_iter().chain(told).map(quic_addr).collect()
+    }
+}
+
+/// Where a member may be.
+#[derive(Clone, Debug, Default)]
+pub(in crate::daemon) struct Whereabouts {
+    /// Its tunnel was up there.
+    pub(in crate::daemon) met: Vec<SocketAddr>,
+    /// It tells of these, and may mean somebody else.
+    pub(in crate::daemon) told: Vec<SocketAddr>,
 }
 
 /// A dial error in words for people.

@@ -24,7 +24,7 @@ use kanpachi_common::{
     org::{Address, transports},
     wire::member::{Ask, MemberMessage},
 };
-use kanpachi_proto::{login::Attempt, records as records_core};
+use kanpachi_proto::{login::Attempt, records as records_core, spread::Dials};
 use kanpachi_transport::{AddressFilter, Proxy, SharedSocket, keypair_from_seed, swarm as stack};
 use libp2p::{
     Multiaddr, PeerId, Swarm, identify, mdns, relay,
@@ -46,6 +46,7 @@ use super::{engine, member_io, relaying::Relaying};
 use crate::dataplane::Dataplane;
 use addresses::relay_of;
 pub(super) use addresses::{quic_addr, tcp_addr, web_addr};
+pub(super) use dial::Whereabouts;
 use dial::plain;
 pub(super) use records::RecordEvent;
 pub(super) use standing::Way;
@@ -85,10 +86,7 @@ pub(super) enum Command {
     /// Where this node may be reached.
     Own(Vec<SocketAddr>),
     /// Have a reservation at a member, which is dialled at these addresses unless it is connected.
-    Stand {
-        node: NodeId,
-        addrs: Vec<SocketAddr>,
-    },
+    Stand { node: NodeId, at: Whereabouts },
     /// Have it no more.
     Leave(NodeId),
     /// Reach a member over a relay, so that both sides can punch.
@@ -98,7 +96,7 @@ pub(super) enum Command {
     /// Ask a member what is new, at these addresses and by these ways unless it is connected.
     Ask {
         node: NodeId,
-        addrs: Vec<SocketAddr>,
+        at: Whereabouts,
         ways: Vec<Way>,
         ask: Box<Ask>,
     },
@@ -227,6 +225,9 @@ pub(super) fn start(
         relays: relays::Links::new(setup.engine, setup.dataplane),
         places: standing::Places::default(),
         waiting: VecDeque::new(),
+        asks: HashMap::new(),
+        asked: 0,
+        dials_told: Dials::default(),
     };
     let running = tokio::spawn(task.run(command_rx, stop));
     Ok((Handle { commands }, event_rx, running))
@@ -258,6 +259,8 @@ enum Later {
     Asked(records_core::Query),
     Met(NodeId),
     StandEnded(NodeId),
+    /// Nobody is connected for this question.
+    NotAsked(NodeId, u64),
 }
 
 #[derive(Debug, Default)]
@@ -277,6 +280,10 @@ struct Task {
     events: mpsc::Sender<Event>,
     /// What the core had no room for, oldest first.
     waiting: VecDeque<Event>,
+    /// What members are to be asked that are not connected yet, and the number of the question.
+    asks: HashMap<PeerId, (u64, Box<Ask>)>,
+    asked: u64,
+    dials_told: Dials,
     timers: (mpsc::Sender<Later>, mpsc::Receiver<Later>),
     attempts: BTreeMap<Attempt, Dialled>,
     dials: HashMap<ConnectionId, Attempt>,
@@ -367,16 +374,16 @@ impl Task {
             Command::Addresses(node, addrs) => self.set_addresses(&node, &addrs),
             Command::Record(action) => self.handle_record_action(action),
             Command::Own(addrs) => self.set_own(addrs),
-            Command::Stand { node, addrs } => self.stand(node, addrs),
+            Command::Stand { node, at } => self.stand(node, at),
             Command::Leave(node) => self.leave(&node),
             Command::Introduce { node, ways } => self.introduce(&node, ways),
             Command::Met(node) => self.later(FAREWELL, Later::Met(node)),
             Command::Ask {
                 node,
-                addrs,
+                at,
                 ways,
                 ask,
-            } => self.ask(node, addrs, ways, ask),
+            } => self.ask(node, at, ways, ask),
             Command::Relays(relays) => self.set_relays(relays),
             Command::CutOff(cut_off) => self.set_cut_off(cut_off),
         }
@@ -427,6 +434,7 @@ impl Task {
             Later::Asked(query) => self.handle_asked(query),
             Later::Met(node) => self.end_circuits(&node),
             Later::StandEnded(node) => self.tell(Event::StandEnded(node)),
+            Later::NotAsked(node, number) => self.give_up_asking(node, number),
         }
     }
 
@@ -439,6 +447,7 @@ impl Task {
                 ..
             } => {
                 self.note_connection(peer_id, connection_id, &endpoint);
+                self.ask_connected(&peer_id);
                 self.handle_connection(peer_id, connection_id);
             }
             SwarmEvent::OutgoingConnectionError {
@@ -515,6 +524,9 @@ impl Task {
     fn set_members(&mut self, members: BTreeSet<PeerId>) {
         self.allowed.store(Arc::new(members.clone()));
         let before = std::mem::replace(&mut self.members, members);
+        let members = &self.members;
+        self.dials_told
+            .retain(|node| members.contains(&kanpachi_transport::peer_id(*node)));
         self.meet();
         for gone in before.difference(&self.members) {
             if !self.bootstraps.contains_key(gone) {

@@ -287,7 +287,7 @@ impl Task {
         let new = self.dht.servers.insert(peer);
         if let Some(node) = node_id(&peer).filter(|_| new) {
             let lasting = self.bootstraps.contains_key(&peer);
-            self.hint(Event::Record(RecordEvent::Server { node, lasting }));
+            self.tell(Event::Record(RecordEvent::Server { node, lasting }));
         }
     }
 
@@ -297,7 +297,7 @@ impl Task {
         if !self.members.contains(&peer) {
             return;
         }
-        routing::add(
+        routing::replace(
             self.kad(),
             &peer,
             addrs.iter().map(|addr| super::quic_addr(*addr)),

@@ -19,7 +19,7 @@ use libp2p::{
 };
 
 use super::{
-    Event, Later, RESERVE_AGAIN, Task,
+    Event, Later, RESERVE_AGAIN, Task, Whereabouts,
     addresses::{quic_addr, relay_of},
 };
 
@@ -27,7 +27,7 @@ use super::{
 const PUSH: Duration = Duration::from_millis(100);
 
 /// A relay that may lead to a member, and where it may be.
-pub(in crate::daemon) type Way = (NodeId, Vec<SocketAddr>);
+pub(in crate::daemon) type Way = (NodeId, Whereabouts);
 
 /// How a connection goes.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub(super) struct Places {
     listeners: HashMap<ListenerId, PeerId>,
     /// Members that are to give one as soon as there is a direct connection.
     seeking: BTreeSet<PeerId>,
+    /// Servers that are asked again for one in a while.
+    timed: BTreeSet<PeerId>,
     dials: HashMap<ConnectionId, PeerId>,
     /// Circuits being made, by the member at the other end.
     introducing: HashMap<ConnectionId, PeerId>,
@@ -153,7 +155,7 @@ impl Task {
         if let Some(relay) = relay {
             if let Some(node) = node_id(&peer).filter(|_| self.members.contains(&peer)) {
                 tracing::debug!(%peer, %relay, "introduced by a relay");
-                self.hint(Event::Introduced(node));
+                self.tell(Event::Introduced(node));
             }
         } else if self.places.seeking.remove(&peer) {
             self.reserve_at(peer, at.clone());
@@ -178,7 +180,7 @@ impl Task {
     }
 
     /// Connects to a member directly, and asks it for a reservation.
-    pub(super) fn stand(&mut self, node: NodeId, addrs: Vec<SocketAddr>) {
+    pub(super) fn stand(&mut self, node: NodeId, at: Whereabouts) {
         let relay = peer_id(node);
         if let Some(addr) = self.places.direct(&relay).cloned() {
             return self.reserve_at(relay, addr);
@@ -186,7 +188,7 @@ impl Task {
         self.places.seeking.insert(relay);
         let options = DialOpts::peer_id(relay)
             .condition(PeerCondition::NotDialing)
-            .addresses(addrs.into_iter().map(quic_addr).collect())
+            .addresses(self.dialled(node, at))
             .build();
         let connection = options.connection_id();
         // One that is being made serves as well; the member is given up when nothing comes of it.
@@ -213,6 +215,7 @@ impl Task {
 
     /// Asks a bootstrap again for a reservation, if it has not come to one.
     pub(super) fn reserve_again(&mut self, relay: PeerId) {
+        self.places.timed.remove(&relay);
         self.places.seeking.remove(&relay);
         self.reserve(relay);
     }
@@ -227,8 +230,15 @@ impl Task {
             Seek::At(addr) => self.reserve_at(relay, addr),
             Seek::Wait => {
                 self.reach_bootstraps();
-                self.later(RESERVE_AGAIN, Later::Reserve(relay));
+                self.reserve_later(relay);
             }
+        }
+    }
+
+    /// One timer for each of them, however often its reservation is lost.
+    fn reserve_later(&mut self, relay: PeerId) {
+        if self.places.timed.insert(relay) {
+            self.later(RESERVE_AGAIN, Later::Reserve(relay));
         }
     }
 
@@ -249,10 +259,10 @@ impl Task {
     }
 
     /// A relay gave this node a reservation.
-    pub(super) fn note_reservation(&self, relay: PeerId) {
+    pub(super) fn note_reservation(&mut self, relay: PeerId) {
         tracing::debug!(%relay, "reservation at a relay");
         if let Some(node) = node_id(&relay).filter(|_| !self.bootstraps.contains_key(&relay)) {
-            self.hint(Event::Stands(node));
+            self.tell(Event::Stands(node));
         }
     }
 
@@ -263,7 +273,7 @@ impl Task {
         };
         tracing::debug!(%relay, "no reservation any more");
         if self.bootstraps.contains_key(&relay) {
-            self.later(RESERVE_AGAIN, Later::Reserve(relay));
+            self.reserve_later(relay);
         } else {
             self.stand_ended(&relay);
         }
@@ -293,20 +303,25 @@ impl Task {
     }
 
     /// Addresses of a member by whoever may lead to it, those that are connected first.
-    fn circuits_to(&self, peer: PeerId, ways: Vec<Way>) -> Vec<Multiaddr> {
-        let servers = self.bootstraps.iter().filter(|_| !self.cut_off);
-        let servers = servers.map(|(relay, addrs)| (*relay, addrs.first().cloned()));
-        let members = ways.into_iter().map(|(relay, addrs)| {
-            let addr = addrs.first().copied().map(quic_addr);
-            (peer_id(relay), addr)
-        });
-        let relays = members.chain(servers).filter(|(relay, _)| *relay != peer);
+    fn circuits_to(&mut self, peer: PeerId, ways: Vec<Way>) -> Vec<Multiaddr> {
         let (mut near, mut far) = (Vec::new(), Vec::new());
-        for (relay, addr) in relays {
-            let circuit = |addr| over(relay, addr).with(Protocol::P2p(peer));
-            match self.places.direct(&relay) {
-                Some(addr) => near.push(circuit(addr.clone())),
-                None => far.extend(addr.map(circuit)),
+        let circuit = |relay, addr| over(relay, addr).with(Protocol::P2p(peer));
+        for (node, mut at) in ways {
+            let relay = peer_id(node);
+            if let Some(addr) = self.places.direct(&relay) {
+                near.push(circuit(relay, addr.clone()));
+            } else if relay != peer {
+                // One place is enough: this is about somebody else.
+                at.told.truncate(usize::from(at.met.is_empty()));
+                at.met.truncate(1);
+                far.extend(self.dialled(node, at).pop().map(|a| circuit(relay, a)));
+            }
+        }
+        for (relay, addrs) in self.bootstraps.iter().filter(|_| !self.cut_off) {
+            match (self.places.direct(relay), addrs.first()) {
+                (Some(addr), _) => near.push(circuit(*relay, addr.clone())),
+                (None, Some(addr)) => far.push(circuit(*relay, addr.clone())),
+                (None, None) => {}
             }
         }
         near.append(&mut far);
