@@ -33,11 +33,6 @@ impl Clock {
         self.elapsed
     }
 
-    /// A moment of virtual time, as the state machines would be told.
-    pub fn instant(&self, elapsed: Duration) -> Instant {
-        self.start + elapsed
-    }
-
     /// The moment of an instant, as virtual time since the beginning.
     pub fn at(&self, instant: Instant) -> Duration {
         instant.saturating_duration_since(self.start)

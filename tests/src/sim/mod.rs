@@ -20,6 +20,7 @@ pub mod net;
 pub mod node;
 pub mod scenario;
 pub mod schedule;
+pub mod sleep;
 pub mod traffic;
 pub mod world;
 

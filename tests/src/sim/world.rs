@@ -196,7 +196,8 @@ impl World {
 
     /// Ends a node's process: at a word, with farewells, or by SIGKILL. Then nobody is told.
     pub fn stop_node(&mut self, index: usize, farewell: bool) {
-        self.nodes[index].stop(farewell, self.clock.now());
+        let now = self.nodes[index].now(&self.clock);
+        self.nodes[index].stop(farewell, now);
         self.settle_node(index);
         for line in self.net.lines_of(index) {
             if farewell {
@@ -207,26 +208,14 @@ impl World {
         }
     }
 
-    /// A machine is suspended: it does nothing and hears nothing, and its clock goes on.
-    pub fn sleep(&mut self, index: usize, time: Duration) {
-        self.note(format_args!("{index} sleeps for {time:?}"));
-        self.nodes[index].asleep = Some(self.elapsed() + time);
-    }
-
-    /// Wakes a machine up, if it sleeps.
-    pub fn wake(&mut self, index: usize) {
-        if let Some(until) = &mut self.nodes[index].asleep {
-            *until = self.clock.elapsed();
-        }
-    }
-
     /// Does something to a node and carries out what it leads to.
     pub fn with_node<T>(
         &mut self,
         index: usize,
         f: impl FnOnce(&mut Node, std::time::Instant) -> T,
     ) -> T {
-        let out = f(&mut self.nodes[index], self.clock.now());
+        let now = self.nodes[index].now(&self.clock);
+        let out = f(&mut self.nodes[index], now);
         self.settle_node(index);
         out
     }
@@ -291,9 +280,13 @@ impl World {
     /// Moves on to the next thing that happens and lets it happen; `false` when nothing does before `end`.
     pub fn step(&mut self, end: Duration) -> bool {
         let nodes = self.nodes.iter().filter_map(|n| self.due(n)).min();
-        let timers = [nodes, self.coordinator.poll_timeout()];
-        let timer = timers.into_iter().flatten().min().map(|t| self.clock.at(t));
-        let next = [timer, self.net.next_at(), self.traffic.next_at()];
+        let coordinator = self.coordinator.poll_timeout().map(|t| self.clock.at(t));
+        let next = [
+            nodes,
+            coordinator,
+            self.net.next_at(),
+            self.traffic.next_at(),
+        ];
         let next = next.into_iter().flatten().min();
         let Some(at) = next.filter(|at| *at <= end) else {
             self.clock.advance_to(end);
@@ -315,10 +308,12 @@ impl World {
     }
 
     /// When something is to be done at a node: a sleeping one does nothing but wake up.
-    fn due(&self, node: &Node) -> Option<std::time::Instant> {
+    fn due(&self, node: &Node) -> Option<Duration> {
         match node.asleep {
-            Some(until) => Some(self.clock.instant(until)),
-            None => node.poll_timeout(),
+            Some(sleep) => Some(sleep.until),
+            None => node
+                .poll_timeout()
+                .map(|at| self.clock.at(at) + node.behind),
         }
     }
 
@@ -333,17 +328,16 @@ impl World {
     }
 
     fn run_timers(&mut self) {
-        let now = self.clock.now();
+        let elapsed = self.elapsed();
         for index in 0..self.nodes.len() {
-            if self.due(&self.nodes[index]).is_some_and(|at| at <= now) {
-                if self.nodes[index].asleep.is_some() {
-                    self.note(format_args!("{index} wakes up"));
-                    self.nodes[index].wake(now);
-                }
+            if self.due(&self.nodes[index]).is_some_and(|at| at <= elapsed) {
+                self.rouse(index);
+                let now = self.nodes[index].now(&self.clock);
                 self.nodes[index].handle_timeout(now);
                 self.settle_node(index);
             }
         }
+        let now = self.clock.now();
         if self.coordinator.poll_timeout().is_some_and(|at| at <= now) {
             self.coordinator.handle_timeout(&self.clock);
             self.settle_coordinator();
@@ -397,7 +391,7 @@ impl World {
                 let awake = |n: &Node| n.addr == to && n.asleep.is_none();
                 let index = self.nodes.iter().position(awake);
                 if let Some(index) = index {
-                    let now = self.clock.now();
+                    let now = self.nodes[index].now(&self.clock);
                     self.nodes[index].handle_datagram(from, &mut data, now);
                     self.settle_node(index);
                 }
@@ -449,7 +443,7 @@ impl World {
             // Nobody there answers for that process any more, or for so long that the connection is given up.
             return self.net.forget(line);
         }
-        let now = self.clock.now();
+        let now = node.now(&self.clock);
         match item {
             Item::Accept => node.handle_opened(attempt, self.coordinator.id(), now),
             Item::Bytes(bytes) => {
@@ -472,11 +466,11 @@ impl World {
         }
     }
 
-    fn settle_node(&mut self, index: usize) {
+    pub(super) fn settle_node(&mut self, index: usize) {
         while let Some(out) = self.nodes[index].poll_out() {
             self.put_out(index, out);
         }
-        let now = self.clock.now();
+        let now = self.nodes[index].now(&self.clock);
         self.invariants.check(&self.nodes[index], now);
     }
 
@@ -540,7 +534,6 @@ impl World {
 
     fn carry_letter(&mut self, letter: &Letter) {
         let (asker, life) = letter.asker;
-        let now = self.clock.now();
         let messages = read_messages(&letter.bytes);
         let digest = mix(0, &letter.bytes);
         self.note(format_args!(
@@ -550,6 +543,7 @@ impl World {
         if letter.is_answer {
             let node = &mut self.nodes[asker];
             if node.life == life && node.process.is_some() && node.asleep.is_none() {
+                let now = node.now(&self.clock);
                 node.handle_answers(letter.number, messages, now);
                 self.settle_node(asker);
             }
@@ -560,6 +554,7 @@ impl World {
             return;
         };
         let id = self.nodes[asker].id();
+        let now = self.nodes[index].now(&self.clock);
         for message in messages {
             let MemberMessage::Ask(ask) = message else {
                 continue;
@@ -592,7 +587,7 @@ impl World {
 
     fn deliver(&mut self, index: usize, peer: NodeId, packet: &[u8]) {
         let inner = inner::read(packet).expect("the node read it too");
-        let now = self.clock.now();
+        let now = self.nodes[index].now(&self.clock);
         let from = self
             .invariants
             .delivered(inner, &self.nodes, index, peer, now);

@@ -11,6 +11,7 @@ mod networks;
 mod outages;
 mod rosters;
 mod schedules;
+mod sleeps;
 mod spreading;
 mod tunnels;
 

@@ -1,13 +1,9 @@
 //! Packets, rekeys, and peers that move.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use kanpachi_proto::tunnel::CloseReason;
 use kanpachi_tests::{
-    note,
     rng::Rng,
     sim::{Plan, Weather, World},
 };
@@ -66,51 +62,6 @@ fn rekeys_every_few_seconds_lose_double_and_alter_nothing() {
         assert!(rekeys > 20, "only {rekeys} sessions had a successor");
         world
     });
-}
-
-#[test]
-fn a_machine_that_slept_is_reached_again_within_seconds_and_without_a_storm() {
-    let mut slowest = Duration::ZERO;
-    for_seeds("sleep", 8, |seed| {
-        let mut world = World::mesh(&Plan::new(seed, 4).weather(Weather::ROUGH));
-        for time in [secs(20), secs(170), secs(600), secs(8 * 3600)] {
-            let talk = |world: &mut World| {
-                for peer in 1..4 {
-                    world.flow(0, peer, ms(100));
-                    world.flow(peer, 0, ms(100));
-                }
-            };
-            talk(&mut world);
-            world.run_for(secs(5));
-            world.sleep(0, time);
-            // At first somebody calls, later the peers sleep as well as they can.
-            world.run_for(secs(10));
-            world.traffic.flows.clear();
-            world.run_for(time - secs(11));
-            talk(&mut world);
-            world.run_for(ms(999));
-            let before = world.initiations();
-            world.traffic.reset();
-            let both = |w: &World| {
-                let heard = |from, to| w.traffic.score(from, to).delivered > 0;
-                (1..4).all(|peer| heard(0, peer) && heard(peer, 0))
-            };
-            let back = world.run_until(secs(10), both);
-            let back = back.unwrap_or_else(|| panic!("not back after {time:?}"));
-            slowest = slowest.max(back);
-            world.run_for(secs(10));
-            // Three peers, each side of each may begin, and a packet in ten is lost.
-            let begun = world.initiations() - before;
-            assert!(begun <= 18, "{begun} initiations after {time:?}");
-            assert!(world.nodes[0].is_connected(), "no coordinator");
-            world.traffic.flows.clear();
-        }
-        world
-    });
-    note(format_args!(
-        "slowest to be back after a sleep: {:.2} s",
-        slowest.as_secs_f64()
-    ));
 }
 
 #[test]

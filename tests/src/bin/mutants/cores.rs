@@ -6,6 +6,12 @@ const fn sim(test: &'static str) -> Finder {
     lab("sim", test)
 }
 
+/// Whoever sleeps, whoever talks after it, and a network that is not there yet.
+const SLEPT: Finder =
+    sim("sleeps::a_machine_that_slept_is_reached_again_within_seconds_and_without_a_storm");
+const LATE_NETWORK: Finder =
+    sim("sleeps::a_machine_whose_network_comes_later_makes_no_storm_either");
+
 pub(crate) const FAULTS: &[Fault] = &[
     Fault {
         name: "address reused too early",
@@ -149,5 +155,72 @@ pub(crate) const FAULTS: &[Fault] = &[
                 "spread::situations::two_rosters_of_one_epoch_keep_who_is_in_and_let_nobody_new_in",
             ),
         ],
+    },
+    Fault {
+        name: "clocks that stand still while the machine sleeps",
+        edits: &[
+            (
+                "tests/src/sim/sleep.rs",
+                "let node = &mut self.nodes[index];
+        if sleep.counted {",
+                "let node = &mut self.nodes[index];
+        if FAULT && sleep.counted {
+            node.behind += slept;
+        }
+        if sleep.counted {",
+            ),
+            (
+                "node/src/clock.rs",
+                "let awake = Instant::now();
+    awake.checked_add(slept())",
+                "let awake = Instant::now();
+    awake.checked_add(if FAULT { Duration::ZERO } else { slept() })",
+            ),
+        ],
+        finders: &[
+            SLEPT,
+            lib(
+                "node",
+                "clock::tests::time_goes_on_by_what_was_slept_and_never_back",
+            ),
+        ],
+    },
+    Fault {
+        name: "whoever has no keys any more waits to be called",
+        edits: &[(
+            "node/proto/src/tunnel/peer/sessions.rs",
+            "if self.wanted && self.attempt.is_none() && self.retry_at.is_none() {",
+            "if !FAULT && self.wanted && self.attempt.is_none() && self.retry_at.is_none() {",
+        )],
+        finders: &[SLEPT, LATE_NETWORK],
+    },
+    Fault {
+        name: "silence counts from when it was noticed",
+        edits: &[(
+            "node/proto/src/tunnel/peer/live.rs",
+            "let dead = self.paths.trouble_since().is_some() && silent >= timers::DEAD_PEER;",
+            "let noticed = self.paths.trouble_since().filter(|_| FAULT);
+        let silent = noticed.map_or(silent, |at| now.saturating_duration_since(at));
+        let dead = self.paths.trouble_since().is_some() && silent >= timers::DEAD_PEER;",
+        )],
+        finders: &[SLEPT],
+    },
+    Fault {
+        name: "a new handshake twice a second",
+        edits: &[(
+            "node/proto/src/tunnel/initiation.rs",
+            "ends: now + timers::RETRY + Duration::from_millis(jitter),",
+            "ends: now + if FAULT { Duration::from_millis(500) } else { timers::RETRY } + Duration::from_millis(jitter),",
+        )],
+        finders: &[LATE_NETWORK],
+    },
+    Fault {
+        name: "each packet begins a handshake anew",
+        edits: &[(
+            "node/proto/src/tunnel/peer/mod.rs",
+            "if !self.has_session() && self.attempt.is_none() {",
+            "if !self.has_session() && (self.attempt.is_none() || FAULT) {",
+        )],
+        finders: &[SLEPT, LATE_NETWORK],
     },
 ];

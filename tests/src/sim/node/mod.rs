@@ -40,6 +40,7 @@ use kanpachi_proto::{
 use super::{
     clock::{Clock, Wall},
     disk::Disk,
+    sleep::Sleep,
 };
 use crate::rng::Rng;
 
@@ -87,8 +88,10 @@ pub struct Node {
     pub life: u64,
     /// The running daemon.
     pub process: Option<Process>,
-    /// The machine sleeps until this moment of virtual time.
-    pub asleep: Option<Duration>,
+    /// The machine sleeps.
+    pub asleep: Option<Sleep>,
+    /// Time that the machine's monotonic clock has not counted.
+    pub behind: Duration,
     outs: VecDeque<Out>,
     rng: Rng,
 }
@@ -196,6 +199,7 @@ impl Node {
             life: 0,
             process: None,
             asleep: None,
+            behind: Duration::ZERO,
             outs: VecDeque::new(),
             rng,
         }
@@ -203,6 +207,11 @@ impl Node {
 
     pub fn id(&self) -> NodeId {
         self.disk.identity.node_id()
+    }
+
+    /// Now, by this machine's monotonic clock.
+    pub fn now(&self, clock: &Clock) -> Instant {
+        clock.now() - self.behind
     }
 
     /// State of the login, as `status` shows it.
@@ -227,7 +236,7 @@ impl Node {
     /// Starts the daemon. `false`: the disk is full and there is none.
     pub fn start(&mut self, clock: &Clock) -> bool {
         let now = Now {
-            at: clock.now(),
+            at: self.now(clock),
             wall: self.wall.read(clock),
         };
         self.life += 1;

@@ -126,7 +126,6 @@ impl Node {
 
     /// The machine has slept. Its clock went on meanwhile, and it may be anywhere.
     pub fn wake(&mut self, now: Instant) {
-        self.asleep = None;
         self.move_to(self.addr, now);
     }
 
