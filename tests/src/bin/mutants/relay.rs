@@ -6,6 +6,15 @@ const fn members(test: &'static str) -> Finder {
     lib("bootstrap", test)
 }
 
+const FLOODED_SHARE: Finder = lab(
+    "relay_show5",
+    "one_who_floods_leaves_another_half_of_its_share_and_quic_alive",
+);
+const FLOODED_LINE: Finder = lab(
+    "relay_show5",
+    "one_who_floods_a_narrow_line_gets_no_more_of_it_than_its_rate",
+);
+
 pub(crate) const FAULTS: &[Fault] = &[
     Fault {
         name: "a working relay is not left for a nearer one",
@@ -257,10 +266,7 @@ pub(crate) const FAULTS: &[Fault] = &[
                 "(FAULT || lane.allowance.take(len, shared.pace.pair(), now))",
             ),
         ],
-        finders: &[lab(
-            "relay_show5",
-            "one_who_floods_a_narrow_line_gets_no_more_of_it_than_its_rate",
-        )],
+        finders: &[FLOODED_LINE],
     },
     Fault {
         name: "a flood takes all",
@@ -273,11 +279,21 @@ pub(crate) const FAULTS: &[Fault] = &[
             members(
                 "relay::tests::packets::one_who_floods_leaves_another_what_it_sends_below_its_share",
             ),
-            lab(
-                "relay_show5",
-                "one_who_floods_leaves_another_half_of_its_share_and_quic_alive",
-            ),
+            FLOODED_SHARE,
         ],
+    },
+    Fault {
+        name: "one rate for all members together",
+        edits: &[(
+            "bootstrap/src/relay/forward.rs",
+            "let len = datagram.len() as u64;",
+            "let len = datagram.len() as u64;
+        static ALL: std::sync::LazyLock<super::bucket::Bucket> = std::sync::LazyLock::new(Default::default);
+        if FAULT && !ALL.take(len, shared.pace.member(), now) {
+            return count(&counters.drop_rate, 1);
+        }",
+        )],
+        finders: &[FLOODED_SHARE, FLOODED_LINE],
     },
     Fault {
         name: "a longer datagram joins the batch",
