@@ -23,9 +23,9 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const RELAYED: Duration = Duration::from_secs(15);
 const STOP: Duration = Duration::from_secs(10);
 const PORT: u16 = 12975;
-/// So many new connections to the relay are made in the flood, each within this, and half of them nearly as fast as without a
-/// flood, which is some ten milliseconds.
-const CONNECTIONS: u8 = 9;
+/// So many new connections to the relay are made in the flood, each within this, and six in seven of them nearly as fast as
+/// without a flood, which is some ten milliseconds.
+const CONNECTIONS: u8 = 40;
 const QUIC: Duration = Duration::from_secs(5);
 const USUAL_QUIC_MS: f64 = 150.0;
 /// Median round trip under load, in milliseconds.
@@ -162,16 +162,16 @@ impl Flooded {
             flood.join().expect("the flood does not panic")?;
             outcome
         })?;
-        let (median, worst) = (quic[quic.len() / 2], quic[quic.len() - 1]);
+        let [median, most, worst] = [50, 85, 100].map(|part| quic[(quic.len() - 1) * part / 100]);
         note(format_args!(
-            "alone {:.0} Mbit/s, beside a flood of {} MB in {} bytes each {beside:.0} Mbit/s, QUIC after {median:.0} ms, {worst:.0} ms at the most",
+            "alone {:.0} Mbit/s, beside a flood of {} MB in {} bytes each {beside:.0} Mbit/s, QUIC after {median:.0} ms, mostly {most:.0} ms, {worst:.0} ms at the most",
             self.alone,
             sent.load(Ordering::Relaxed) / 1_000_000,
             flood.len,
         ));
         ensure!(
-            median < USUAL_QUIC_MS * slack(),
-            "half of the connections took {median:.0} ms"
+            most < USUAL_QUIC_MS * slack(),
+            "one connection in seven took longer than {most:.0} ms"
         );
         Ok(beside)
     }

@@ -296,6 +296,21 @@ pub(crate) const FAULTS: &[Fault] = &[
         finders: &[FLOODED_SHARE, FLOODED_LINE],
     },
     Fault {
+        name: "QUIC waits in line with the data",
+        edits: &[(
+            "common/transport/src/demux.rs",
+            "                ours = true;
+                handler.handle(from, datagram);",
+            "                ours = true;
+                if FAULT {
+                    socket.queue().push(meta.addr, meta.dst_ip, meta.ecn, datagram);
+                    socket.queue().wake();
+                }
+                handler.handle(from, datagram);",
+        )],
+        finders: &[FLOODED_SHARE],
+    },
+    Fault {
         name: "a longer datagram joins the batch",
         edits: &[(
             "bootstrap/src/relay/forward.rs",
