@@ -101,6 +101,7 @@ impl Bootstrap {
             relay: None,
             tcp: true,
             proxy: None,
+            dials: None,
         };
         let behaviour = Behaviour::new(&config.keypair, &config.org, &mirror);
         let mut swarm = swarm::swarm(options, behaviour)?;

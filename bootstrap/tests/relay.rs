@@ -200,6 +200,7 @@ impl Member {
             relay: None,
             tcp: true,
             proxy: None,
+            dials: None,
         };
         let mut swarm: Swarm<kanpachi_transport::streams::Behaviour> =
             swarm(options, kanpachi_transport::streams::Behaviour::new()).unwrap();

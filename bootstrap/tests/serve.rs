@@ -96,6 +96,7 @@ fn node(seed: u8) -> Node {
         relay: Some(transport),
         tcp: true,
         proxy: None,
+        dials: None,
     };
     let mut swarm = swarm(options, behaviour).unwrap();
     swarm

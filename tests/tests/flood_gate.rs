@@ -62,6 +62,7 @@ fn protocols(ns: &Netns, keys: &NodeKeys, at: &Multiaddr) -> Result<Vec<String>>
             relay: None,
             tcp: false,
             proxy: None,
+            dials: None,
         };
         let mut swarm = swarm(options, identify::Behaviour::new(config))?;
         swarm.dial(at.clone())?;

@@ -7,17 +7,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    io,
     task::{Context, Poll, Waker},
 };
 
+use crate::budget::is_refusal;
 use libp2p::{
     Multiaddr, PeerId,
-    core::{Endpoint, transport::PortUse},
+    core::{
+        Endpoint,
+        transport::{PortUse, TransportError},
+    },
     multiaddr::Protocol,
     swarm::{
         AddressChange, CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId,
-        FromSwarm, NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent,
-        ToSwarm,
+        DialError, DialFailure, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
+        THandlerInEvent, THandlerOutEvent, ToSwarm,
         derive_prelude::{ConnectionEstablished, Either},
         dummy,
     },
@@ -25,6 +30,32 @@ use libp2p::{
 
 /// Dials that [`Gated::expect`] remembers at the most; more than any caller has under way.
 const MAX_EXPECTED: usize = 256;
+
+/// Addresses at which the behaviour has a peer dialled at the most. Kademlia names those of its table first, and then all that
+/// some server says in an answer.
+const MAX_ADDRESSES: usize = 8;
+
+/// The error without those addresses that were not dialled at all, if there are any: Kademlia forgets what it takes for dead.
+fn without_refusals(error: &DialError) -> Option<DialError> {
+    let DialError::Transport(errors) = error else {
+        return None;
+    };
+    if !errors.iter().any(|(_, error)| is_refusal(error)) {
+        return None;
+    }
+    let dialled = errors.iter().filter(|(_, error)| !is_refusal(error));
+    // What a transport said cannot be cloned, and nobody asks for more than the address.
+    let dialled = dialled.map(|(addr, _)| {
+        let failed = io::Error::from(io::ErrorKind::NotConnected);
+        (addr.clone(), TransportError::Other(failed))
+    });
+    let dialled: Vec<_> = dialled.collect();
+    Some(if dialled.is_empty() {
+        DialError::NoAddresses
+    } else {
+        DialError::Transport(dialled)
+    })
+}
 
 /// What a connection is to the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,8 +269,13 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gated<B> {
         addresses: &[Multiaddr],
         role: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        self.inner
-            .handle_pending_outbound_connection(connection, peer, addresses, role)
+        let more = self
+            .inner
+            .handle_pending_outbound_connection(connection, peer, addresses, role);
+        more.map(|mut more| {
+            more.truncate(MAX_ADDRESSES);
+            more
+        })
     }
 
     fn handle_established_outbound_connection(
@@ -273,7 +309,10 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gated<B> {
             }) if !self.has_passed(&peer_id, connection_id) => {}
             FromSwarm::DialFailure(failure) => {
                 self.expected.remove(&failure.connection_id);
-                self.inner.on_swarm_event(FromSwarm::DialFailure(failure));
+                let error = without_refusals(failure.error);
+                let error = error.as_ref().unwrap_or(failure.error);
+                self.inner
+                    .on_swarm_event(FromSwarm::DialFailure(DialFailure { error, ..failure }));
             }
             other => self.inner.on_swarm_event(other),
         }
@@ -332,5 +371,36 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gated<B> {
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::refusal;
+
+    fn failed(port: u16) -> (Multiaddr, TransportError<io::Error>) {
+        let error = io::Error::from(io::ErrorKind::TimedOut);
+        (address(port), TransportError::Other(error))
+    }
+
+    fn address(port: u16) -> Multiaddr {
+        format!("/ip4/203.0.113.9/udp/{port}/quic-v1")
+            .parse()
+            .unwrap()
+    }
+
+    #[test]
+    fn what_was_not_dialled_has_not_failed() {
+        let error = DialError::Transport(vec![failed(1), (address(2), refusal()), failed(3)]);
+        let Some(DialError::Transport(told)) = without_refusals(&error) else {
+            panic!("{error:?}");
+        };
+        let told: Vec<Multiaddr> = told.into_iter().map(|(addr, _)| addr).collect();
+        assert_eq!(told, [address(1), address(3)]);
+        let error = DialError::Transport(vec![(address(2), refusal())]);
+        let told = without_refusals(&error);
+        assert!(matches!(told, Some(DialError::NoAddresses)), "{told:?}");
+        assert!(without_refusals(&DialError::Transport(vec![failed(1)])).is_none());
     }
 }

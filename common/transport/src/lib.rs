@@ -17,6 +17,7 @@
 //! our first bytes stands in `docs/protocol.md`.
 
 pub mod alarm;
+pub mod budget;
 pub mod demux;
 pub mod filter;
 pub mod gated;
@@ -37,6 +38,7 @@ pub mod streams;
 pub mod swarm;
 mod websocket;
 
+pub use budget::DialBudget;
 pub use demux::{DatagramHandler, Reader};
 pub use filter::AddressFilter;
 pub use gated::Gated;

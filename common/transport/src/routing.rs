@@ -142,6 +142,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_put_in_place_of_others_leaves_none_of_them() {
+        let (mut kad, peer) = (kad(), peer());
+        add(&mut kad, &peer, [address(1), address(2)]);
+        replace(&mut kad, &peer, [address(3), address(2)]);
+        let known = known(&mut kad, &peer);
+        let full = |port| address(port).with_p2p(peer).unwrap();
+        assert_eq!(known.len(), 2, "{known:?}");
+        assert!(known.contains(&full(2)) && known.contains(&full(3)));
+    }
+
+    #[test]
     fn twenty_peers_and_a_record_fit_into_an_answer() {
         // Twenty peers, each with its id and state, and the longest value with its key.
         let answer = 20 * (MAX_BYTES + 38 + 8) + kanpachi_common::record::MAX_OUTER + 128;

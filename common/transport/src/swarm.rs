@@ -24,6 +24,7 @@ use libp2p::{
 use thiserror::Error;
 
 use crate::{
+    budget::{Budgeted, DialBudget},
     filter::{AddressFilter, Filtered},
     proxy::{ProxiedTcp, Proxy},
     quic::{self, QuicTransport},
@@ -64,6 +65,8 @@ pub struct Options {
     pub tcp: bool,
     /// Reach others by TCP through this proxy as well.
     pub proxy: Option<Proxy>,
+    /// Whom to dial how often; as often as anybody likes where there is none.
+    pub dials: Option<DialBudget>,
 }
 
 impl fmt::Debug for Options {
@@ -89,6 +92,7 @@ pub fn transport(options: Options) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Er
         relay,
         tcp,
         proxy,
+        dials,
     } = options;
     let quic = QuicTransport::new(socket, &keypair)?
         .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
@@ -128,7 +132,11 @@ pub fn transport(options: Options) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Er
         .or_transport(tcp)
         .map(|either, _| either.into_inner())
         .map_err(|either| either.into_inner());
-    Ok(Filtered::new(all, filter).boxed())
+    let all = Filtered::new(all, filter);
+    Ok(match dials {
+        Some(budget) => Budgeted::new(all, budget).boxed(),
+        None => all.boxed(),
+    })
 }
 
 /// A swarm on such a transport. Must be called inside a tokio runtime.

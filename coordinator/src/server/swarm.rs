@@ -86,6 +86,7 @@ impl Loop {
             relay: None,
             tcp: true,
             proxy: None,
+            dials: None,
         };
         let mut swarm = swarm::swarm(options, behaviour(keypair))?;
         listen_all(&mut swarm, &socket, &config.listen_tcp)?;

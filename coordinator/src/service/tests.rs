@@ -69,6 +69,7 @@ impl Client {
             relay: None,
             tcp: true,
             proxy: None,
+            dials: None,
         };
         let behaviour = kanpachi_transport::streams::Behaviour::new();
         let mut control = behaviour.new_control();

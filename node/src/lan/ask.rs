@@ -71,6 +71,7 @@ impl Asker {
             relay: None,
             tcp: true,
             proxy: None,
+            dials: None,
         };
         let mut swarm = swarm::swarm(options, kanpachi_transport::streams::Behaviour::new())?;
         let control = swarm.behaviour().new_control();

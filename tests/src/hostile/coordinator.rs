@@ -125,6 +125,7 @@ async fn serve(
         relay: None,
         tcp: true,
         proxy: None,
+        dials: None,
     };
     let mut swarm = stack::swarm(options, kanpachi_transport::streams::Behaviour::new())?;
     for address in stack::listen_addresses(&socket, &[port]) {

@@ -96,6 +96,7 @@ impl DhtPeer {
             relay: None,
             tcp: false,
             proxy: None,
+            dials: None,
         };
         let behaviour = Behaviour {
             kad,

@@ -64,6 +64,7 @@ impl Guest {
             relay: None,
             tcp: false,
             proxy: None,
+            dials: None,
         };
         let mut swarm = stack::swarm(options, kanpachi_transport::streams::Behaviour::new())?;
         let mut control = swarm.behaviour().new_control();

@@ -56,6 +56,7 @@ impl RelayGuest {
             relay: None,
             tcp: false,
             proxy: None,
+            dials: None,
         };
         let mut swarm = stack::swarm(options, kanpachi_transport::streams::Behaviour::new())?;
         let mut control = swarm.behaviour().new_control();

@@ -53,6 +53,7 @@ impl SignalGuest {
             relay: Some(transport),
             tcp: false,
             proxy: None,
+            dials: None,
         };
         Ok(Self {
             swarm: stack::swarm(options, behaviour)?,

@@ -45,6 +45,7 @@ fn node(seed: u8, max_strangers: usize) -> Node {
         relay: None,
         tcp: false,
         proxy: None,
+        dials: None,
     };
     Node {
         peer,

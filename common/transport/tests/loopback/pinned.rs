@@ -78,6 +78,7 @@ async fn a_stream_opens_on_the_connection_that_is_named() {
         relay: None,
         tcp: false,
         proxy: None,
+        dials: None,
     };
     let mut client = swarm(options, Behaviour::new(PROTOCOL)).unwrap();
     let mut former = connect(&mut client, peer, &address).await;

@@ -79,6 +79,7 @@ pub(crate) fn node(seed: u8, filter: AddressFilter) -> Node {
         relay: None,
         tcp: true,
         proxy: None,
+        dials: None,
     };
     Node {
         peer: keypair.public().to_peer_id(),

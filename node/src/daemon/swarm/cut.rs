@@ -22,7 +22,7 @@ impl Task {
             }
             // Their reservations are gone.
             for relay in self.bootstraps.keys().copied().collect::<Vec<_>>() {
-                self.later(Duration::ZERO, Later::Reserve(relay));
+                self.reserve(relay);
             }
             return;
         }

@@ -7,16 +7,13 @@ use kanpachi_proto::login::Attempt;
 use kanpachi_transport::{node_id, peer_id, pinned};
 use libp2p::{
     Multiaddr, PeerId,
-    swarm::{ConnectionId, dial_opts::DialOpts},
+    swarm::{ConnectionId, DialError, dial_opts::DialOpts},
 };
 
 use super::{Dialled, Event, Later, Task, Way, addresses::quic_addr};
-use crate::{
-    clock,
-    daemon::{
-        control_io::{self, Line},
-        member_io,
-    },
+use crate::daemon::{
+    control_io::{self, Line},
+    member_io,
 };
 
 /// A relay is asked for help if a member does not answer within this.
@@ -141,27 +138,42 @@ impl Task {
 
     /// Asks a member, which is dialled first unless it is connected, directly and over whoever may lead to it. The stream is
     /// opened when there is a connection: libp2p-stream would dial all that the DHT's table has.
-    pub(super) fn ask(&mut self, node: NodeId, at: Whereabouts, ways: Vec<Way>, ask: Box<Ask>) {
+    pub(super) fn ask(&mut self, node: NodeId, at: &Whereabouts, ways: Vec<Way>, ask: Box<Ask>) {
         let peer = peer_id(node);
         if self.swarm.is_connected(&peer) {
             return self.ask_now(node, ask);
         }
-        let addrs = self.dialled(node, at);
-        let delay = if addrs.is_empty() {
-            Duration::ZERO
-        } else {
-            INTRODUCED
+        self.asked += 1;
+        let number = self.asked;
+        let mut question = Question {
+            number,
+            ask,
+            ways: Some(ways),
+            dials: Vec::new(),
+            elsewhere: false,
         };
-        if !addrs.is_empty() {
-            let options = DialOpts::peer_id(peer).addresses(addrs);
-            if let Err(error) = self.swarm.dial(options.build()) {
+        self.dial_asked(&mut question, peer, self.dialled(node, at, usize::MAX));
+        let dialled = question.is_waited_for();
+        self.asks.insert(peer, question);
+        self.later(member_io::OPEN, Later::NotAsked(node, number));
+        if dialled {
+            self.later(INTRODUCED, Later::Introduce(node, number));
+        } else {
+            self.introduce_asked(node, number);
+        }
+    }
+
+    fn dial_asked(&mut self, question: &mut Question, peer: PeerId, addrs: Vec<Multiaddr>) {
+        // With no address at all it is refused too, but only if the peer is not being dialled.
+        let options = DialOpts::peer_id(peer).addresses(addrs).build();
+        let connection = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => question.dials.push(connection),
+            Err(error) => {
                 tracing::trace!(%peer, %error, "not dialled");
+                question.elsewhere = matches!(error, DialError::DialPeerConditionFalse(_));
             }
         }
-        self.later(delay, Later::Introduce { node, ways });
-        self.asked += 1;
-        self.asks.insert(peer, (self.asked, ask));
-        self.later(member_io::OPEN, Later::NotAsked(node, self.asked));
     }
 
     fn ask_now(&self, node: NodeId, ask: Box<Ask>) {
@@ -171,26 +183,86 @@ impl Task {
 
     /// A peer is connected: it is asked what it was to be asked.
     pub(super) fn ask_connected(&mut self, peer: &PeerId) {
-        if let Some((_, ask)) = self.asks.remove(peer)
+        if let Some(question) = self.asks.remove(peer)
             && let Some(node) = node_id(peer)
         {
-            self.ask_now(node, ask);
+            self.ask_now(node, question.ask);
+        }
+    }
+
+    /// A member that is to be asked does not answer where it was dialled, or is dialled nowhere: others may lead to it.
+    pub(super) fn introduce_asked(&mut self, node: NodeId, number: u64) {
+        let peer = peer_id(node);
+        let question = self.asks.get_mut(&peer).filter(|q| q.number == number);
+        let Some(ways) = question.and_then(|question| question.ways.take()) else {
+            return;
+        };
+        let dial = self.introduce(&node, ways);
+        if let Some(question) = self.asks.get_mut(&peer) {
+            question.dials.extend(dial);
+        }
+        self.check_asked(&peer);
+    }
+
+    /// A dial of a member has failed, for a question to it or for something else.
+    pub(super) fn note_ask_failure(&mut self, peer: &PeerId, connection: ConnectionId) {
+        let Some(question) = self.asks.get_mut(peer) else {
+            return;
+        };
+        question.dials.retain(|dial| *dial != connection);
+        question.elsewhere = false;
+        let number = question.number;
+        if let Some(node) = node_id(peer) {
+            self.introduce_asked(node, number);
+            self.check_asked(peer);
+        }
+    }
+
+    /// Whoever is dialled nowhere is not waited for: others are to be asked, and there is not room for all at once.
+    fn check_asked(&self, peer: &PeerId) {
+        let question = self.asks.get(peer).filter(|q| !q.is_waited_for());
+        if let (Some(question), Some(node)) = (question, node_id(peer)) {
+            self.later(Duration::ZERO, Later::NotAsked(node, question.number));
         }
     }
 
     pub(super) fn give_up_asking(&mut self, node: NodeId, number: u64) {
         let peer = peer_id(node);
-        if self.asks.get(&peer).is_some_and(|(n, _)| *n == number) {
+        if self.asks.get(&peer).is_some_and(|q| q.number == number) {
             self.asks.remove(&peer);
             let answered = false;
             self.tell(Event::AskEnded { node, answered });
         }
     }
 
-    /// Where a member is dialled now: where it was met, and at so many of the addresses that it tells of.
-    pub(super) fn dialled(&mut self, node: NodeId, at: Whereabouts) -> Vec<Multiaddr> {
-        let told = self.dials_told.admit(node, &at.told, clock::now());
-        at.met.into_iter().chain(told).map(quic_addr).collect()
+    /// Where a member is dialled now, at so many places at the most: where it was met, and at those of which it tells that
+    /// may be dialled.
+    pub(super) fn dialled(&self, node: NodeId, at: &Whereabouts, most: usize) -> Vec<Multiaddr> {
+        let peer = peer_id(node);
+        self.budget.note_met(&peer, &at.met);
+        let met = at.met.iter().copied().take(most);
+        let more = most.saturating_sub(at.met.len());
+        let told = self.budget.pick(&peer, &at.told, more);
+        met.chain(told).map(quic_addr).collect()
+    }
+}
+
+/// What a member is to be asked as soon as it is connected.
+#[derive(Debug)]
+pub(super) struct Question {
+    number: u64,
+    ask: Box<Ask>,
+    /// Who may lead to it, until they are asked to.
+    ways: Option<Vec<Way>>,
+    /// Dials under way for this.
+    dials: Vec<ConnectionId>,
+    /// It was being dialled for something else: for a reservation, or by a query of the DHT.
+    elsewhere: bool,
+}
+
+impl Question {
+    const fn is_waited_for(&self) -> bool {
+        self.elsewhere || !self.dials.is_empty()
     }
 }
 
@@ -204,8 +276,7 @@ pub(in crate::daemon) struct Whereabouts {
 }
 
 /// A dial error in words for people.
-pub(super) fn plain(error: &libp2p::swarm::DialError) -> String {
-    use libp2p::swarm::DialError;
+pub(super) fn plain(error: &DialError) -> String {
     match error {
         DialError::Transport(errors) => errors
             .last()

@@ -1,5 +1,7 @@
 //! Finding others: the DHT, the local network, and what peers tell about themselves.
 
+use std::{collections::BTreeSet, net::SocketAddr};
+
 use kanpachi_common::wire::relay::PROTOCOL;
 use kanpachi_transport::{node_id, routing};
 use libp2p::{
@@ -12,6 +14,10 @@ use super::{
     addresses::{dialable, quic_socket_addr},
 };
 
+/// Nodes that mDNS saw and that are remembered, and addresses of each.
+const MAX_ON_LAN: usize = 1024;
+const MAX_ON_LAN_OF_ONE: usize = 8;
+
 impl Task {
     pub(super) fn kad(&mut self) -> &mut kad::Behaviour<MemoryStore> {
         &mut self.swarm.behaviour_mut().for_known.inner_mut().kad
@@ -22,7 +28,8 @@ impl Task {
         let known = self.members.contains(peer) || self.bootstraps.contains_key(peer);
         if let Some(addr) = quic_socket_addr(&info.observed_addr).filter(|_| known) {
             if let Some(node) = node_id(peer) {
-                self.hint(Event::Observed(node, addr));
+                // Each connection says it once.
+                self.tell(Event::Observed(node, addr));
             }
             let seen = info.observed_addr.clone();
             self.swarm.behaviour_mut().observed.report(seen);
@@ -41,13 +48,13 @@ impl Task {
                 .iter()
                 .filter_map(quic_socket_addr)
                 .collect();
-            self.hint(Event::Addresses {
+            self.tell(Event::Addresses {
                 node,
                 addrs,
                 relayed,
             });
             let relays = info.protocols.contains(&StreamProtocol::new(PROTOCOL));
-            self.hint(Event::Relaying { node, relays });
+            self.tell(Event::Relaying { node, relays });
         }
     }
 
@@ -64,9 +71,44 @@ impl Task {
 
     pub(super) fn handle_on_lan(&mut self, found: Vec<(PeerId, Multiaddr)>) {
         for (peer, addr) in found {
-            if let (Some(node), Some(addr)) = (node_id(&peer), quic_socket_addr(&addr)) {
-                self.hint(Event::OnLan { node, addr });
+            let Some(addr) = quic_socket_addr(&addr) else {
+                continue;
+            };
+            if self.on_lan.len() >= MAX_ON_LAN && !self.on_lan.contains_key(&peer) {
+                // Anybody on the LAN may fill it. Members go before them.
+                let members = &self.members;
+                self.on_lan.retain(|peer, _| members.contains(peer));
             }
+            let of_peer = self.on_lan.entry(peer).or_default();
+            of_peer.retain(|known| *known != addr);
+            of_peer.insert(0, addr);
+            of_peer.truncate(MAX_ON_LAN_OF_ONE);
+            self.tell_on_lan(&peer, addr);
+        }
+    }
+
+    pub(super) fn forget_on_lan(&mut self, gone: &[(PeerId, Multiaddr)]) {
+        for (peer, addr) in gone {
+            if let Some(of_peer) = self.on_lan.get_mut(peer) {
+                let addr = quic_socket_addr(addr);
+                of_peer.retain(|known| Some(*known) != addr);
+            }
+        }
+        self.on_lan.retain(|_, of_peer| !of_peer.is_empty());
+    }
+
+    /// Says where those who have become members were seen before: mDNS does not say it again.
+    pub(super) fn greet_on_lan(&mut self, before: &BTreeSet<PeerId>) {
+        let new = self.on_lan.iter().filter(|(p, _)| !before.contains(*p));
+        let seen = new.flat_map(|(peer, of_peer)| of_peer.iter().map(|addr| (*peer, *addr)));
+        for (peer, addr) in seen.collect::<Vec<_>>() {
+            self.tell_on_lan(&peer, addr);
+        }
+    }
+
+    fn tell_on_lan(&mut self, peer: &PeerId, addr: SocketAddr) {
+        if let Some(node) = node_id(peer).filter(|_| self.members.contains(peer)) {
+            self.tell(Event::OnLan { node, addr });
         }
     }
 

@@ -24,8 +24,10 @@ use kanpachi_common::{
     org::{Address, transports},
     wire::member::{Ask, MemberMessage},
 };
-use kanpachi_proto::{login::Attempt, records as records_core, spread::Dials};
-use kanpachi_transport::{AddressFilter, Proxy, SharedSocket, keypair_from_seed, swarm as stack};
+use kanpachi_proto::{login::Attempt, records as records_core};
+use kanpachi_transport::{
+    AddressFilter, DialBudget, Proxy, SharedSocket, keypair_from_seed, swarm as stack,
+};
 use libp2p::{
     Multiaddr, PeerId, Swarm, identify, mdns, relay,
     swarm::{ConnectionId, SwarmEvent},
@@ -53,7 +55,7 @@ pub(super) use standing::Way;
 
 /// Commands waiting for the swarm task, at the most.
 const QUEUE: usize = 256;
-/// Records that wait for room there.
+/// Events that wait for room there, when one comes that may be lost.
 const MAX_WAITING: usize = 1024;
 /// A TCP dial follows a QUIC dial to the same place after this: UDP may be blocked there.
 const TCP_DELAY: Duration = Duration::from_millis(400);
@@ -64,7 +66,7 @@ const GOODBYE: Duration = Duration::from_millis(500);
 /// A circuit is kept for this long after the tunnel is up: the last answer may still be on its way.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How often the routing table of the DHT is gone through, which connects to many. Members come into it by the rosters.
-const REFRESH: Duration = Duration::from_secs(30 * 60);
+const REFRESH: Duration = Duration::from_secs(6 * 60 * 60);
 /// How long after a lost relay reservation it is asked for again.
 const RESERVE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -146,6 +148,32 @@ pub(super) enum Event {
     AskEnded { node: NodeId, answered: bool },
 }
 
+/// Does the newer of two events leave nothing to be said by the older one? Of these a member can have any number said.
+fn replaces(newer: &Event, older: &Event) -> bool {
+    match (newer, older) {
+        (Event::Introduced(one), Event::Introduced(other)) => one == other,
+        (Event::Observed(one, at), Event::Observed(other, there)) => {
+            one == other && at.is_ipv4() == there.is_ipv4()
+        }
+        (Event::Addresses { node: one, .. }, Event::Addresses { node: other, .. })
+        | (Event::Relaying { node: one, .. }, Event::Relaying { node: other, .. })
+        | (
+            Event::Record(RecordEvent::Server { node: one, .. }),
+            Event::Record(RecordEvent::Server { node: other, .. }),
+        ) => one == other,
+        _ => false,
+    }
+}
+
+/// Does it come again, or matter little?
+const fn may_be_lost(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Record(RecordEvent::Value { .. } | RecordEvent::Offered { .. })
+            | Event::OnLan { .. }
+    )
+}
+
 /// The handle of the task.
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
@@ -184,6 +212,7 @@ pub(super) fn start(
     let (relay_transport, relay) = relay::client::new(local);
     let allowed = Members::default();
     let behaviour = Behaviour::new(&keys, &setup.org, relay, &allowed, setup.mdns)?;
+    let dials = DialBudget::default();
     let options = stack::Options {
         keypair: keys,
         socket: setup.socket.clone(),
@@ -191,6 +220,7 @@ pub(super) fn start(
         relay: Some(relay_transport),
         tcp: true,
         proxy: setup.proxy,
+        dials: Some(dials.clone()),
     };
     let mut swarm =
         stack::swarm(options, behaviour).context("cannot put the libp2p stack together")?;
@@ -227,7 +257,8 @@ pub(super) fn start(
         waiting: VecDeque::new(),
         asks: HashMap::new(),
         asked: 0,
-        dials_told: Dials::default(),
+        on_lan: BTreeMap::new(),
+        budget: dials,
     };
     let running = tokio::spawn(task.run(command_rx, stop));
     Ok((Handle { commands }, event_rx, running))
@@ -250,10 +281,8 @@ enum Later {
         addr: Multiaddr,
     },
     Reserve(PeerId),
-    Introduce {
-        node: NodeId,
-        ways: Vec<Way>,
-    },
+    /// The member of this question has not answered, so others are asked to help.
+    Introduce(NodeId, u64),
     Push,
     /// The bootstraps were asked for a record.
     Asked(records_core::Query),
@@ -280,10 +309,12 @@ struct Task {
     events: mpsc::Sender<Event>,
     /// What the core had no room for, oldest first.
     waiting: VecDeque<Event>,
-    /// What members are to be asked that are not connected yet, and the number of the question.
-    asks: HashMap<PeerId, (u64, Box<Ask>)>,
+    /// What members are to be asked that are not connected yet.
+    asks: HashMap<PeerId, dial::Question>,
     asked: u64,
-    dials_told: Dials,
+    /// Where mDNS saw whom: it says so once, and the roster may name that node only later.
+    on_lan: BTreeMap<PeerId, Vec<SocketAddr>>,
+    budget: DialBudget,
     timers: (mpsc::Sender<Later>, mpsc::Receiver<Later>),
     attempts: BTreeMap<Attempt, Dialled>,
     dials: HashMap<ConnectionId, Attempt>,
@@ -338,18 +369,18 @@ impl Task {
         } else {
             event
         };
-        // How much there is of everything else depends on what the core asked for.
-        let is_value = matches!(event, Event::Record(RecordEvent::Value { .. }));
-        if is_value && self.waiting.len() >= MAX_WAITING {
-            tracing::debug!("the core is behind: a record is dropped");
+        let older = self
+            .waiting
+            .iter()
+            .position(|other| replaces(&event, other));
+        if let Some(older) = older.and_then(|at| self.waiting.get_mut(at)) {
+            *older = event;
+        } else if may_be_lost(&event) && self.waiting.len() >= MAX_WAITING {
+            tracing::debug!("the core is behind: something is dropped");
         } else {
+            // How much there is of everything else depends on what the core asked for, and on how many members there are.
             self.waiting.push_back(event);
         }
-    }
-
-    /// Tells what may be lost: it comes again.
-    fn hint(&self, event: Event) {
-        let _ = self.events.try_send(event);
     }
 
     fn later(&self, delay: Duration, later: Later) {
@@ -376,14 +407,14 @@ impl Task {
             Command::Own(addrs) => self.set_own(addrs),
             Command::Stand { node, at } => self.stand(node, at),
             Command::Leave(node) => self.leave(&node),
-            Command::Introduce { node, ways } => self.introduce(&node, ways),
+            Command::Introduce { node, ways } => drop(self.introduce(&node, ways)),
             Command::Met(node) => self.later(FAREWELL, Later::Met(node)),
             Command::Ask {
                 node,
                 at,
                 ways,
                 ask,
-            } => self.ask(node, at, ways, ask),
+            } => self.ask(node, &at, ways, ask),
             Command::Relays(relays) => self.set_relays(relays),
             Command::CutOff(cut_off) => self.set_cut_off(cut_off),
         }
@@ -425,11 +456,7 @@ impl Task {
                 self.check_failed(attempt);
             }
             Later::Reserve(relay) => self.reserve_again(relay),
-            Later::Introduce { node, ways } => {
-                if !self.swarm.is_connected(&kanpachi_transport::peer_id(node)) {
-                    self.introduce(&node, ways);
-                }
-            }
+            Later::Introduce(node, number) => self.introduce_asked(node, number),
             Later::Push => self.push(),
             Later::Asked(query) => self.handle_asked(query),
             Later::Met(node) => self.end_circuits(&node),
@@ -453,9 +480,12 @@ impl Task {
             SwarmEvent::OutgoingConnectionError {
                 connection_id,
                 error,
-                ..
+                peer_id,
             } => {
                 self.note_dial_failure(connection_id);
+                if let Some(peer) = peer_id {
+                    self.note_ask_failure(&peer, connection_id);
+                }
                 if let Some(attempt) = self.dials.remove(&connection_id) {
                     if let Some(dialled) = self.attempts.get_mut(&attempt) {
                         dialled.pending -= 1;
@@ -504,6 +534,7 @@ impl Task {
                 self.handle_identified(peer_id, &info, relayed);
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.handle_on_lan(found),
+            BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => self.forget_on_lan(&gone),
             BehaviourEvent::ForKnown(ForKnownEvent::Kad(event)) => self.handle_kad(event),
             BehaviourEvent::ForKnown(ForKnownEvent::Relay(
                 relay::client::Event::ReservationReqAccepted { relay_peer_id, .. },
@@ -516,18 +547,17 @@ impl Task {
 
     /// Tells the gate whom it lets pass.
     fn meet(&mut self) {
-        let known = self.bootstraps.keys().chain(&self.members).copied();
-        let known = known.collect();
+        let servers: BTreeSet<PeerId> = self.bootstraps.keys().copied().collect();
+        let known = servers.union(&self.members).copied().collect();
+        self.budget.set_known(servers, &self.members);
         self.swarm.behaviour_mut().for_known.set_known(known);
     }
 
     fn set_members(&mut self, members: BTreeSet<PeerId>) {
         self.allowed.store(Arc::new(members.clone()));
         let before = std::mem::replace(&mut self.members, members);
-        let members = &self.members;
-        self.dials_told
-            .retain(|node| members.contains(&kanpachi_transport::peer_id(*node)));
         self.meet();
+        self.greet_on_lan(&before);
         for gone in before.difference(&self.members) {
             if !self.bootstraps.contains_key(gone) {
                 let kad = &mut self.swarm.behaviour_mut().for_known.inner_mut().kad;

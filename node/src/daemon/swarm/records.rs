@@ -22,6 +22,8 @@ use super::{Event, Task};
 
 /// Servers that a record is given to: the nearest to its key.
 const NEAREST: usize = 20;
+/// Fewer than this are not enough: the others are asked for nearer ones, although the table has all that there are.
+const FEW: usize = 3;
 /// Records that one peer may offer in a burst, and how long one takes to come back. Far more than it has networks.
 const BURST: u32 = 64;
 const BACK: Duration = Duration::from_millis(500);
@@ -49,7 +51,11 @@ pub(in crate::daemon) enum RecordEvent {
 
 #[derive(Debug)]
 enum Track {
-    Put(Query),
+    Put {
+        query: Query,
+        /// What is put to nearer servers if hardly any of those takes it.
+        again: Option<(Record, BTreeSet<PeerId>)>,
+    },
     /// Puts the record to those that were not given it yet.
     Closest {
         record: Record,
@@ -188,13 +194,34 @@ impl Task {
         let more: Vec<PeerId> = nearest.filter(|peer| !servers.contains(peer)).collect();
         servers.extend(more);
         let given = servers.iter().copied().collect();
-        let hash = record.key.to_vec();
         let id = kad.put_record_to(record.clone(), servers.into_iter(), Quorum::All);
-        let closest = kad.get_closest_peers(hash);
-        self.dht.tracks.insert(id, Track::Put(query));
-        self.dht
-            .tracks
-            .insert(closest, Track::Closest { record, given });
+        let again = if self.knows_all_servers() {
+            Some((record, given))
+        } else {
+            self.put_nearer(record, given);
+            None
+        };
+        self.dht.tracks.insert(id, Track::Put { query, again });
+    }
+
+    /// Asks around for servers that are nearer to a record, and puts it there.
+    fn put_nearer(&mut self, record: Record, given: BTreeSet<PeerId>) {
+        let closest = self.kad().get_closest_peers(record.key.to_vec());
+        let track = Track::Closest { record, given };
+        self.dht.tracks.insert(closest, track);
+    }
+
+    /// Does the routing table have all members? Then nobody knows of nearer ones, and asking around would cost far more
+    /// than the record.
+    fn knows_all_servers(&mut self) -> bool {
+        let members = self.members.clone();
+        let mut known = 0;
+        for bucket in self.kad().kbuckets() {
+            let entries = bucket.iter();
+            let peers = entries.map(|entry| *entry.node.key.preimage());
+            known += peers.filter(|peer| members.contains(peer)).count();
+        }
+        known >= members.len()
     }
 
     pub(super) fn handle_kad(&mut self, event: kad::Event) {
@@ -223,7 +250,7 @@ impl Task {
             tracing::trace!(%source, "offers too many records");
             return;
         }
-        self.hint(Event::Record(RecordEvent::Offered {
+        self.tell(Event::Record(RecordEvent::Offered {
             source: node,
             key: record.key.to_vec(),
             value: record.value,
@@ -232,7 +259,7 @@ impl Task {
 
     fn handle_progress(&mut self, id: QueryId, result: QueryResult, step: &ProgressStep) {
         match (self.dht.tracks.get(&id), result) {
-            (Some(Track::Put(query)), QueryResult::PutRecord(result)) => {
+            (Some(Track::Put { query, .. }), QueryResult::PutRecord(result)) => {
                 let query = *query;
                 let servers = match result {
                     Ok(_) => NEAREST,
@@ -241,7 +268,11 @@ impl Task {
                         | kad::PutRecordError::Timeout { success, .. },
                     ) => success.len(),
                 };
-                self.dht.tracks.remove(&id);
+                if let Some(Track::Put { again, .. }) = self.dht.tracks.remove(&id)
+                    && let Some((record, given)) = again.filter(|_| servers < FEW)
+                {
+                    self.put_nearer(record, given);
+                }
                 self.tell(Event::Record(RecordEvent::Stored { query, servers }));
             }
             (Some(Track::Get(query)), QueryResult::GetRecord(result)) => {

@@ -188,7 +188,7 @@ impl Task {
         self.places.seeking.insert(relay);
         let options = DialOpts::peer_id(relay)
             .condition(PeerCondition::NotDialing)
-            .addresses(self.dialled(node, at))
+            .addresses(self.dialled(node, &at, usize::MAX))
             .build();
         let connection = options.connection_id();
         // One that is being made serves as well; the member is given up when nothing comes of it.
@@ -279,16 +279,20 @@ impl Task {
         }
     }
 
-    /// Makes a circuit to a member, by whichever relay leads there first: both sides then tell where they are.
-    pub(super) fn introduce(&mut self, node: &NodeId, ways: Vec<Way>) {
+    /// Makes a circuit to a member, by whichever relay leads there first: both sides then tell where they are. Returns the
+    /// dial that is under way, if nobody is to be waited for in vain.
+    pub(super) fn introduce(&mut self, node: &NodeId, ways: Vec<Way>) -> Option<ConnectionId> {
         let peer = peer_id(*node);
-        let under_way = self.places.introducing.values().any(|p| *p == peer);
-        if under_way || !self.places.circuits(&peer).is_empty() {
-            return;
+        let mut under_way = self.places.introducing.iter();
+        if let Some((dial, _)) = under_way.find(|(_, p)| **p == peer) {
+            return Some(*dial);
+        }
+        if !self.places.circuits(&peer).is_empty() {
+            return None;
         }
         let addrs = self.circuits_to(peer, ways);
         if addrs.is_empty() {
-            return;
+            return None;
         }
         tracing::debug!(%peer, relays = addrs.len(), "to be introduced");
         let options = DialOpts::peer_id(peer)
@@ -296,28 +300,30 @@ impl Task {
             .addresses(addrs)
             .build();
         let connection = options.connection_id();
-        match self.swarm.dial(options) {
-            Ok(()) => drop(self.places.introducing.insert(connection, peer)),
-            Err(error) => tracing::debug!(%peer, %error, "no introduction"),
+        if let Err(error) = self.swarm.dial(options) {
+            tracing::debug!(%peer, %error, "no introduction");
+            return None;
         }
+        self.places.introducing.insert(connection, peer);
+        Some(connection)
     }
 
     /// Addresses of a member by whoever may lead to it, those that are connected first.
     fn circuits_to(&mut self, peer: PeerId, ways: Vec<Way>) -> Vec<Multiaddr> {
         let (mut near, mut far) = (Vec::new(), Vec::new());
         let circuit = |relay, addr| over(relay, addr).with(Protocol::P2p(peer));
-        for (node, mut at) in ways {
+        for (node, at) in ways {
             let relay = peer_id(node);
             if let Some(addr) = self.places.direct(&relay) {
                 near.push(circuit(relay, addr.clone()));
             } else if relay != peer {
                 // One place is enough: this is about somebody else.
-                at.told.truncate(usize::from(at.met.is_empty()));
-                at.met.truncate(1);
-                far.extend(self.dialled(node, at).pop().map(|a| circuit(relay, a)));
+                let one = self.dialled(node, &at, 1).into_iter().next();
+                far.extend(one.map(|addr| circuit(relay, addr)));
             }
         }
-        for (relay, addrs) in self.bootstraps.iter().filter(|_| !self.cut_off) {
+        let servers = self.bootstraps.iter().filter(|(relay, _)| **relay != peer);
+        for (relay, addrs) in servers.filter(|_| !self.cut_off) {
             match (self.places.direct(relay), addrs.first()) {
                 (Some(addr), _) => near.push(circuit(*relay, addr.clone())),
                 (None, Some(addr)) => far.push(circuit(*relay, addr.clone())),

@@ -215,14 +215,14 @@ pub(crate) const FAULTS: &[Fault] = &[
     Fault {
         name: "a member has all dialled that it tells of",
         edits: &[(
-            "node/proto/src/spread/dials.rs",
-            "member.unmet.take(UNMET, now)",
-            "FAULT || member.unmet.take(UNMET, now)",
+            "common/transport/src/budget.rs",
+            "MOST.saturating_sub(u32::try_from(missing).unwrap_or(MOST))",
+            "MOST.saturating_sub(if FAULT { 0 } else { u32::try_from(missing).unwrap_or(MOST) })",
         )],
         finders: &[
             lib(
-                "node/proto",
-                "spread::dials::tests::whoever_tells_of_other_addresses_all_the_time_has_few_dialled",
+                "common/transport",
+                "budget::tests::a_member_that_names_addresses_without_end_has_few_dialled_and_others_are_not_concerned",
             ),
             lab(
                 "relay_show8",
