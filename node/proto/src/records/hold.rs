@@ -21,8 +21,6 @@ const MAX_HELD: usize = 8192;
 const MAX_BYTES: usize = 8 << 20;
 /// Records given to a member at the most.
 pub(super) const MAX_GIVEN: usize = 256;
-/// Older ones are not passed on. Whoever is there publishes three times in this.
-const PASSED_ON: Duration = Duration::from_secs(1800);
 /// The cache is written this long after the first change.
 const WRITE: Duration = Duration::from_secs(5);
 
@@ -169,10 +167,16 @@ impl Hold {
         };
         let key = (place.network, place.node);
         let fresh = (opened.record.boot, opened.record.seq);
-        if let Some(held) = self.held.get(&key) {
+        if let Some(held) = self.held.get_mut(&key) {
             match fresh.cmp(&held.freshness()) {
                 std::cmp::Ordering::Less => return Fresh::Older,
-                std::cmp::Ordering::Equal => return Fresh::Known,
+                std::cmp::Ordering::Equal => {
+                    // What was on disk is passed on when its owner shows it again.
+                    if source == Source::Dht {
+                        held.at.get_or_insert(now.instant);
+                    }
+                    return Fresh::Known;
+                }
                 std::cmp::Ordering::Greater => {}
             }
         }
@@ -195,7 +199,7 @@ impl Hold {
     pub(super) fn given(&self, network: &NetworkId, now: Now) -> impl Iterator<Item = Vec<u8>> {
         let range = (*network, NodeId([0; 32]))..=(*network, NodeId([0xff; 32]));
         let young = self.held.range(range).filter(move |(_, held)| {
-            let life = Duration::from_secs(held.opened.ttl.into()).min(PASSED_ON);
+            let life = Duration::from_secs(held.opened.ttl.into());
             held.at.is_some_and(|at| now.instant < at + life)
         });
         young.map(|(_, held)| held.value.clone())

@@ -14,8 +14,10 @@ use rand_core::Rng;
 
 use super::{Action, Group, Now, lookup::Query};
 
-/// Without any change a record goes out again after this.
+/// Without any change a record goes out again after this, and after twice as long each time, up to half of the time that
+/// it lives: a round is connections to some twenty servers, and those have it already.
 pub(super) const REPUBLISH: Duration = Duration::from_secs(600);
+pub(super) const MAX_REPUBLISH: Duration = Duration::from_secs(MAX_TTL as u64 / 2);
 /// Changes are collected for this long.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Two rounds are at least this far apart.
@@ -55,6 +57,8 @@ pub(super) struct Publisher {
     values: BTreeMap<NetworkId, (Hash, Vec<u8>)>,
     last: Option<Instant>,
     due: Option<Instant>,
+    /// Rounds that some server took, since something changed.
+    unchanged: u32,
     /// A number is on its way to disk.
     waiting: bool,
     /// Puts that were not reported yet, and whether any server took one of the round.
@@ -81,6 +85,7 @@ impl Publisher {
             values: BTreeMap::new(),
             last: None,
             due: None,
+            unchanged: 0,
             waiting: false,
             pending: Vec::new(),
             taken: false,
@@ -128,6 +133,7 @@ impl Publisher {
         let gap = if self.taken { GAP } else { UNTAKEN_GAP };
         let earliest = self.last.map(|last| last + gap);
         let at = (now + SETTLE).max(earliest.unwrap_or(now));
+        self.unchanged = 0;
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
@@ -145,6 +151,15 @@ impl Publisher {
         }
     }
 
+    /// Until the next round if nothing changes. Nodes that started at the same time do not stay in step: each is early by
+    /// a share of its own, up to a quarter.
+    fn pause(&self) -> Duration {
+        let doubled = REPUBLISH.saturating_mul(1 << self.unchanged.min(8));
+        let pause = doubled.min(MAX_REPUBLISH);
+        let [first, ..] = self.identity.node_id().0;
+        pause - pause * u32::from(first) / 1024
+    }
+
     /// The number for a new round, once it is time for one.
     pub(super) fn handle_timeout(&mut self, now: Now) -> Option<u64> {
         if self.bases.values().any(|basis| basis.day != now.day()) {
@@ -155,7 +170,7 @@ impl Publisher {
             self.soon(now.instant);
         }
         self.due.filter(|due| *due <= now.instant)?;
-        self.due = Some(now.instant + REPUBLISH);
+        self.due = Some(now.instant + self.pause());
         if self.candidates.is_empty() || self.bases.is_empty() {
             return None;
         }
@@ -239,6 +254,7 @@ impl Publisher {
         }
         if self.taken {
             self.retry = RETRY;
+            self.unchanged = self.unchanged.saturating_add(1);
         } else {
             let again = now.instant + self.retry;
             self.due = Some(self.due.map_or(again, |due| due.min(again)));

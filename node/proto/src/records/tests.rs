@@ -9,7 +9,7 @@ use kanpachi_common::{
 
 use super::{
     lookup::{HEAD_START, PATIENCE},
-    publish::GAP,
+    publish::{GAP, REPUBLISH},
     *,
 };
 
@@ -280,9 +280,36 @@ fn changes_go_out_soon_but_not_in_a_storm_and_the_timer_does_the_rest() {
     let newest = &dht.values[&own_key(1, 1, START)][0];
     let newest = open(newest, &secret(1), &id(1), START.0 / DAY).unwrap();
     assert_eq!(newest.record.candidates, at(5099));
-    alice.pass(Duration::from_secs(3000), &mut dht);
-    assert_eq!(alice.records.counters().published, published + 5);
+    let quiet = published_after(&mut alice, &mut dht, Duration::from_secs(6 * 3600));
+    let pauses: Vec<u64> = quiet.windows(2).map(|two| two[1] - two[0]).collect();
+    let (first, longest) = (REPUBLISH.as_secs(), u64::from(MAX_TTL) / 2);
+    // Each a little early, and within a step.
+    for (pause, full) in pauses.iter().zip([2 * first, 4 * first, longest, longest]) {
+        let fits = (full * 3 / 4..=full + STEP).contains(pause);
+        assert!(fits, "{pauses:?}");
+    }
+    assert!(quiet[0] <= first + STEP && pauses.len() >= 5, "{quiet:?}");
+    // A change is told at once, and repeated soon.
+    alice.records.set_own(at(6000), vec![], alice.now);
+    let again = published_after(&mut alice, &mut dht, 2 * REPUBLISH);
+    assert!(again[0] <= STEP && again[1] <= first + STEP, "{again:?}");
 }
+
+/// Seconds after which a node's record went out, in steps.
+fn published_after(node: &mut Node, dht: &mut Dht, time: Duration) -> Vec<u64> {
+    let mut times = Vec::new();
+    for step in 1..=time.as_secs() / STEP {
+        let before = node.records.counters().published;
+        node.pass(Duration::from_secs(STEP), dht);
+        if node.records.counters().published > before {
+            times.push(step * STEP);
+        }
+    }
+    times
+}
+
+/// In seconds.
+const STEP: u64 = 10;
 
 #[test]
 fn numbers_rise_over_restarts_with_a_clock_that_went_back() {
@@ -554,7 +581,7 @@ fn members_give_each_other_what_they_hold_and_old_records_do_not_go_round() {
     carol.drain(&mut dht);
     assert_eq!(carol.ports(), [4002, 4001]);
     assert_eq!(carol.found[0].source, Source::Member);
-    bob.pass(Duration::from_secs(1801), &mut dht);
+    bob.pass(Duration::from_secs(u64::from(MAX_TTL) + 1), &mut dht);
     assert_eq!(bob.records.held_for(&NETWORK, bob.now).len(), 1, "its own");
 }
 
