@@ -2,14 +2,14 @@
 //!
 //! Epochs ride in the tunnels' handshakes and keepalives, so a member that is behind knows at once; what follows goes
 //! over a libp2p stream ([`kanpachi_common::wire::member`]). Three things make this node ask a member:
-//! - its tunnel came up; after that two members in turn are asked once in a while, so that nothing is lost for good;
+//! - its tunnel came up; after that one member after the other is asked once in a while, so that nothing is lost for
+//!   good;
 //! - it said that it holds something newer;
 //! - it should be there and its tunnel does not come up: one of the two may not know the other yet, or where it is.
 //!
 //! A question says what the asker holds. So asking is telling, too: when something changed here that the tunnels do not
 //! carry, every member with a tunnel is asked, and asks back when it is behind.
 
-mod dials;
 mod exchange;
 
 use std::{
@@ -19,7 +19,6 @@ use std::{
 
 use kanpachi_common::{NetworkId, NodeId, roster::Position};
 
-pub use dials::Dials;
 pub use exchange::{answer, ask, check, done, is_behind, newer_proofs};
 
 use crate::roster::Rosters;
@@ -42,9 +41,10 @@ const MAX_RETRY: Duration = Duration::from_secs(30);
 const SLOW: Duration = Duration::from_secs(5);
 /// While others are asked for the same news.
 const WAIT: Duration = Duration::from_secs(1);
-/// Members that are asked when nothing happens. To ask all costs a network of twenty more than everything else that
-/// it does at rest, and what one member was told goes on from there.
-const REFRESHED: usize = 2;
+/// When nothing happens, all but one of so many times it is somebody who is connected by libp2p anyway that is asked. A
+/// connection of its own costs more than everything else that a node does at rest; but those who are always asked
+/// could agree to say nothing.
+const FARTHER: u32 = 6;
 
 /// What is known of one member.
 #[derive(Debug, Default)]
@@ -70,6 +70,8 @@ struct Peer {
     needed: bool,
     /// The question under way was.
     asked_needed: bool,
+    /// It is to be asked only because nothing happened.
+    resting: bool,
     /// Rosters that it said it holds.
     told: BTreeMap<NetworkId, Position>,
 }
@@ -80,10 +82,15 @@ pub struct Spread {
     peers: BTreeMap<NodeId, Peer>,
     /// Who was the last of those that were asked because somebody had to be.
     cursor: Option<NodeId>,
+    /// The same of those who are asked when nothing happens and are not near.
+    far_cursor: Option<NodeId>,
     /// Who was asked last: the next is somebody behind it.
     turn: Option<NodeId>,
-    /// When the next few are asked although nothing happened.
+    /// When the next one is asked although nothing happened, and how often that was done.
     refresh: Option<Instant>,
+    refreshed: u32,
+    /// Members with a connection that lasts.
+    near: BTreeSet<NodeId>,
     /// When somebody else is asked for a secret that is lacking, and how often that was done.
     lacking: Option<Instant>,
     lacked: u32,
@@ -221,32 +228,55 @@ impl Spread {
         }
     }
 
-    /// Nothing happened for a while: two members are asked, and the next time two others.
+    /// The members with which this node keeps a libp2p connection, so that it costs little to ask them.
+    pub fn set_near(&mut self, near: BTreeSet<NodeId>) {
+        self.near = near;
+    }
+
+    /// Nothing happened for a while: a member is asked, and the next time another one.
     fn ask_at_rest(&mut self, now: Instant) {
         if !self.peers.values().any(|p| p.live) {
             self.refresh = None;
         } else if *self.refresh.get_or_insert(now + REFRESH) <= now {
             self.refresh = Some(now + REFRESH);
+            self.refreshed = self.refreshed.wrapping_add(1);
             // Who is asked anyway, or has to wait because it did not bring what it claims, is left to that.
-            self.ask_those(Peer::is_at_rest, REFRESHED, now);
+            let at_rest = self.peers.iter().filter(|(_, peer)| peer.is_at_rest());
+            let at_rest = at_rest.map(|(node, _)| *node);
+            let (near, far): (Vec<_>, Vec<_>) = at_rest.partition(|node| self.near.contains(node));
+            let farther = self.refreshed.is_multiple_of(FARTHER) || near.is_empty();
+            let chosen = if farther && !far.is_empty() {
+                next_of(far, 1, &mut self.far_cursor)
+            } else {
+                next_of(near, 1, &mut self.cursor)
+            };
+            self.ask_those(&chosen, now);
+            for node in chosen.iter().filter(|_| !farther) {
+                if let Some(peer) = self.peers.get_mut(node) {
+                    peer.resting = true;
+                }
+            }
         }
+    }
+
+    /// Is this member to be asked for peer records as well? Those of everybody are most of an answer, and a node at rest
+    /// looks for nobody.
+    #[must_use]
+    pub fn takes_records(&self, node: &NodeId) -> bool {
+        self.peers.get(node).is_none_or(|peer| !peer.resting)
     }
 
     /// Asks the next few members with a tunnel, another few each time.
     fn ask_some(&mut self, count: usize, now: Instant) {
-        self.ask_those(|peer| peer.live, count, now);
+        let live = self.peers.iter().filter(|(_, peer)| peer.live);
+        let live = live.map(|(node, _)| *node).collect();
+        let chosen = next_of(live, count, &mut self.cursor);
+        self.ask_those(&chosen, now);
     }
 
-    fn ask_those(&mut self, which: impl Fn(&Peer) -> bool, count: usize, now: Instant) {
-        let after = self.cursor.unwrap_or(NodeId([0; 32]));
-        let chosen = self.peers.iter().filter(|(_, peer)| which(peer));
-        let later = chosen.map(|(n, _)| *n);
-        let (before, mut chosen): (Vec<_>, Vec<_>) = later.partition(|n| *n <= after);
-        chosen.extend(before);
-        chosen.truncate(count);
-        self.cursor = chosen.last().copied().or(self.cursor);
-        for node in chosen {
-            self.handle_ahead(&node, now);
+    fn ask_those(&mut self, nodes: &[NodeId], now: Instant) {
+        for node in nodes {
+            self.handle_ahead(node, now);
         }
     }
 
@@ -349,9 +379,19 @@ impl Spread {
     }
 }
 
+/// The next few behind the cursor, and round again to the first.
+fn next_of(those: Vec<NodeId>, count: usize, cursor: &mut Option<NodeId>) -> Vec<NodeId> {
+    let passed = |node: &NodeId| cursor.is_some_and(|cursor| *node <= cursor);
+    let (before, mut next): (Vec<_>, Vec<_>) = those.into_iter().partition(passed);
+    next.extend(before);
+    next.truncate(count);
+    *cursor = next.last().copied().or(*cursor);
+    next
+}
+
 impl Peer {
     fn need_at(&mut self, at: Instant) {
-        self.needed = true;
+        (self.needed, self.resting) = (true, false);
         self.ask_at(at);
     }
 

@@ -552,26 +552,62 @@ fn what_was_to_be_told_is_told_again_when_the_question_broke_off() {
     assert_eq!(spread.poll_ask(&rosters, now + 2 * RETRY), None);
 }
 
-#[test]
-fn at_rest_two_members_are_asked_at_a_time_and_all_in_turn() {
-    let (mut spread, mut rosters, start) = acquainted(21);
+/// Who is asked in so many rounds in which nothing happens.
+fn asked_at_rest(spread: &mut Spread, rosters: &mut Rosters, rounds: usize) -> Vec<NodeId> {
     let mut asked = Vec::new();
-    let mut now = start;
-    for _ in 0..10 {
-        now = spread.poll_timeout().unwrap();
-        let round: Vec<_> = std::iter::from_fn(|| spread.poll_ask(&rosters, now)).collect();
-        assert_eq!(round.len(), 2, "after {:?}", now - start);
+    for _ in 0..rounds {
+        let now = spread.poll_timeout().unwrap();
+        let round: Vec<_> = std::iter::from_fn(|| spread.poll_ask(rosters, now)).collect();
+        assert_eq!(round.len(), 1);
         for node in round {
-            spread.handle_ended(&node, true, &mut rosters, now);
+            let farther = spread.refreshed.is_multiple_of(FARTHER) || spread.near.is_empty();
+            assert_eq!(spread.takes_records(&node), farther);
+            spread.handle_ended(&node, true, rosters, now);
             asked.push(node);
         }
     }
-    assert_eq!(asked.len(), 20);
+    asked
+}
+
+#[test]
+fn at_rest_one_member_is_asked_at_a_time_and_all_in_turn() {
+    let (mut spread, mut rosters, now) = acquainted(21);
+    let asked = asked_at_rest(&mut spread, &mut rosters, 20);
     assert_eq!(asked.iter().collect::<BTreeSet<_>>().len(), 20);
     // A tunnel that comes up is news.
     spread.handle_down(&id(2), now);
     spread.handle_up(&id(2), now);
     assert_eq!(spread.poll_ask(&rosters, now), Some(id(2)));
+}
+
+#[test]
+fn at_rest_those_are_asked_who_are_connected_and_now_and_then_each_of_the_others() {
+    let (mut spread, mut rosters, _) = acquainted(21);
+    let near = BTreeSet::from([id(5), id(9), id(13)]);
+    spread.set_near(near.clone());
+    let others = 17;
+    let rounds = others * FARTHER as usize;
+    let asked = asked_at_rest(&mut spread, &mut rosters, rounds);
+    let count = |node: &NodeId| asked.iter().filter(|n| *n == node).count();
+    let far: Vec<_> = asked.iter().filter(|n| !near.contains(n)).collect();
+    assert_eq!(far.len(), others);
+    assert_eq!(far.iter().collect::<BTreeSet<_>>().len(), others);
+    for node in &near {
+        assert!(count(node) >= others, "{} times", count(node));
+    }
+    // Who is near and has no tunnel any more is not asked for the sake of that.
+    for node in &near {
+        spread.handle_unwanted(node);
+    }
+    spread.set_near(BTreeSet::new());
+    let asked = asked_at_rest(&mut spread, &mut rosters, others);
+    assert_eq!(asked.iter().collect::<BTreeSet<_>>().len(), others);
+    // Whatever happens is worth all that it says.
+    let (node, now) = (id(21), spread.poll_timeout().unwrap());
+    spread.set_near(BTreeSet::from([node]));
+    assert_eq!(spread.poll_ask(&rosters, now).map(|_| ()), Some(()));
+    spread.handle_changed(now);
+    assert!(spread.takes_records(&node));
 }
 
 #[test]

@@ -44,6 +44,8 @@ impl Core {
 
     /// Asks whoever is to be asked.
     pub(super) async fn ask_members(&mut self) {
+        let near = self.standing_at().into_iter().collect();
+        self.state.spread.set_near(near);
         loop {
             let Some(session) = &mut self.state.session else {
                 return;
@@ -52,7 +54,8 @@ impl Core {
             let Some(node) = due else {
                 return;
             };
-            let ask = Box::new(spread::ask(&session.rosters, &node, true));
+            let records = self.state.spread.takes_records(&node);
+            let ask = Box::new(spread::ask(&session.rosters, &node, records));
             let swarm = session.swarm.clone();
             let at = self.addresses_of(&node);
             let ways = self.ways_to(&node);

@@ -124,8 +124,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "who fails with a claim is told nothing",
         edits: &[(
             "node/proto/src/spread/mod.rs",
-            "|| (peer.asked_needed && !answered);",
-            "|| (!FAULT && peer.asked_needed && !answered);",
+            "peer.needed |= !(behind && peer.live)",
+            "peer.needed = (peer.needed && !FAULT) || !(behind && peer.live)",
         )],
         finders: &[lib(
             "node/proto",
@@ -133,15 +133,39 @@ pub(crate) const FAULTS: &[Fault] = &[
         )],
     },
     Fault {
-        name: "at rest all members are asked",
+        name: "who breaks off was told",
         edits: &[(
             "node/proto/src/spread/mod.rs",
-            "self.ask_those(Peer::is_at_rest, REFRESHED, now);",
-            "self.ask_those(Peer::is_at_rest, if FAULT { 1000 } else { REFRESHED }, now);",
+            "|| (peer.asked_needed && !answered);",
+            "|| (!FAULT && peer.asked_needed && !answered);",
         )],
         finders: &[lib(
             "node/proto",
-            "spread::tests::at_rest_two_members_are_asked_at_a_time_and_all_in_turn",
+            "spread::tests::what_was_to_be_told_is_told_again_when_the_question_broke_off",
+        )],
+    },
+    Fault {
+        name: "a record that nobody changed goes out all the time",
+        edits: &[(
+            "node/proto/src/records/publish.rs",
+            "self.unchanged = self.unchanged.saturating_add(1);",
+            "self.unchanged = self.unchanged.saturating_add(u32::from(!FAULT));",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "records::tests::changes_go_out_soon_but_not_in_a_storm_and_the_timer_does_the_rest",
+        )],
+    },
+    Fault {
+        name: "at rest anybody is asked",
+        edits: &[(
+            "node/proto/src/spread/mod.rs",
+            "let farther = self.refreshed.is_multiple_of(FARTHER)",
+            "let farther = FAULT || self.refreshed.is_multiple_of(FARTHER)",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "spread::tests::at_rest_those_are_asked_who_are_connected_and_now_and_then_each_of_the_others",
         )],
     },
 ];
