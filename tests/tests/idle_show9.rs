@@ -11,7 +11,7 @@ use kanpachi_tests::nat::behaviour::Behaviour;
 use kanpachi_tests::nat::gateway::Made;
 use kanpachi_tests::nat::world::World;
 use kanpachi_tests::note;
-use kanpachi_tests::wait::{eventually, quietly};
+use kanpachi_tests::wait::{eventually, quietly, slack};
 use kanpachi_tests::wakeups::Wakeups;
 
 /// Peers on the public segment, and each behind a router of its own.
@@ -20,18 +20,19 @@ const AT_HOME: usize = 10;
 /// Until everybody has joined, and the two that are looked at have direct paths to all.
 const JOINED: Duration = Duration::from_secs(60);
 /// Paths are looked for, measured and compared when they are new; a minute after the last has come, those who stand at
-/// better places now leave the others and say so. This is about what comes after.
-const SETTLED: Duration = Duration::from_secs(90);
-/// How long is counted: keys last for less, so that all that has to be done has been done.
-const COUNTED: Duration = Duration::from_secs(125);
+/// better places now leave the others and say so. This is about what comes after. The fifth minute is part of what is
+/// counted: a member is asked then whether there is any news.
+const SETTLED: Duration = Duration::from_secs(180);
+/// How long is counted: a session at rest has its successor at the sixth beat of 25 s, so each has one in this.
+const COUNTED: Duration = Duration::from_secs(150);
 /// And without a network.
 const DOWN: Duration = Duration::from_secs(30);
 
-/// What a minute is to cost at the most. Seen: 104 to 143 wake-ups, 41 to 64 KiB; without a network 298.
+/// What a minute is to cost at the most.
 const PROMISED: (u64, u64) = (120, 60 * 1024);
-/// What is demanded on one that is shared: by the tunnels alone, and by the process with whatever libp2p does.
-const TUNNELS: u64 = 60;
-const KEPT: (u64, u64) = (240, 120 * 1024);
+/// On a machine that others use, what comes at one moment is seen one by one: with a slack of 3 half as much again is
+/// allowed.
+const SHARED: f64 = 0.25;
 /// Without a network: timers go on, and nothing turns in circles.
 const KEPT_DOWN: (u64, Duration) = (800, Duration::from_secs(1));
 
@@ -39,8 +40,6 @@ const KEPT_DOWN: (u64, Duration) = (800, Duration::from_secs(1));
 #[derive(Debug)]
 struct Cost {
     wakeups: u64,
-    /// Of these, the thread that owns the tunnels.
-    tunnels: u64,
     /// Both directions, as the interface counts: with Ethernet headers, and with what is not ours.
     bytes: u64,
     processor: Duration,
@@ -64,9 +63,11 @@ fn a_node_at_rest_among_twenty_peers_hardly_wakes_up() {
             PROMISED.0,
             PROMISED.1 / 1024
         ));
+        let allowed = |promised: u64| promised as f64 * (1.0 + (slack() - 1.0) * SHARED);
         for cost in &costs {
-            ensure!(cost.tunnels <= TUNNELS, "{cost:?}");
-            ensure!(cost.wakeups <= KEPT.0 && cost.bytes <= KEPT.1, "{cost:?}");
+            let wakeups = cost.wakeups as f64 <= allowed(PROMISED.0);
+            let bytes = cost.bytes as f64 <= allowed(PROMISED.1);
+            ensure!(wakeups && bytes, "{cost:?}");
         }
         without_network(home)
     });
@@ -165,7 +166,6 @@ fn measure(nodes: &[(&'static str, &Member)], time: Duration) -> Result<Vec<Cost
         let by_minute = |count: u64| (count as f64 / minutes).ceil() as u64;
         let cost = Cost {
             wakeups: by_minute(wakeups.total()),
-            tunnels: by_minute(wakeups.by_thread().get("tunnels").copied().unwrap_or(0)),
             bytes: by_minute(bytes(member)? - bytes_before),
             processor: (member.process.cpu_time()? - processor).div_f64(minutes),
         };

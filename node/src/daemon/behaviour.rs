@@ -61,10 +61,10 @@ const PEER_BURST: NonZeroU32 = NonZeroU32::new(32).expect("not zero");
 const BURST_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Time between two exchanges of addresses with a peer that nothing new is heard of. News is told at once; an exchange
-/// keeps a connection open that nobody needs.
-const IDENTIFY: Duration = Duration::from_secs(15 * 60);
+/// is a stream in each direction, with everybody who is connected.
+const IDENTIFY: Duration = Duration::from_secs(6 * 60 * 60);
 /// What matters has liveness of its own: sessions with coordinators, streams to relays, tunnels. This is for others.
-const PING: Duration = Duration::from_secs(5 * 60);
+const PING: Duration = Duration::from_secs(60 * 60);
 /// How often the LAN is asked who is there, after the first minutes, and how long an answer is remembered. Who comes
 /// asks by itself.
 const ASK_LAN: Duration = Duration::from_secs(15 * 60);

@@ -41,7 +41,7 @@ pub struct Inbound<W> {
     unfinished: Unfinished,
     /// The time of the current batch.
     now_ms: Option<u64>,
-    /// Keepalives of pairs at rest were attended to, which come from many at one moment.
+    /// Keepalives of pairs at rest were attended to, or handshakes came: of both there are many at one moment.
     attended: bool,
 }
 
@@ -116,6 +116,7 @@ impl<W: PacketWriter> Inbound<W> {
         let counters = &self.shared.counters;
         if self.doorstep.admit(from.ip(), datagram, now_ms) {
             self.shared.queues.stranger(from, datagram, counters);
+            self.attended = true;
         } else {
             counters.drop_flood.one();
         }
