@@ -55,7 +55,11 @@ impl Core {
                 return;
             };
             let records = self.state.spread.takes_records(&node);
-            let ask = Box::new(spread::ask(&session.rosters, &node, records));
+            let mut ask = Box::new(spread::ask(&session.rosters, &node, records));
+            if !records {
+                // Whoever passes signals on for this node knows that it is a member.
+                ask.proofs.clear();
+            }
             let swarm = session.swarm.clone();
             let at = self.addresses_of(&node);
             let ways = self.ways_to(&node);
