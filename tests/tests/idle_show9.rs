@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use kanpachi_tests::capture::{Capture, TCP, UDP};
 use kanpachi_tests::client::Node;
 use kanpachi_tests::lab::{HOST_INTERFACE, Host, Lab, run};
 use kanpachi_tests::mesh::{Hub, Member, NETWORK};
@@ -40,7 +41,8 @@ const KEPT_DOWN: (u64, Duration) = (800, Duration::from_secs(1));
 #[derive(Debug)]
 struct Cost {
     wakeups: u64,
-    /// Both directions, as the interface counts: with Ethernet headers, and with what is not ours.
+    /// Both directions, of IP packets with TCP and UDP: what the link puts around them, and the looking for neighbours on it,
+    /// which the kernel does, are not the node's.
     bytes: u64,
     processor: Duration,
 }
@@ -148,9 +150,10 @@ fn pass(time: Duration) -> Result<()> {
 fn measure(nodes: &[(&'static str, &Member)], time: Duration) -> Result<Vec<Cost>> {
     let start = Instant::now();
     let before = nodes.iter().map(|(_, member)| {
-        let bytes = bytes(member)?;
-        let process = &member.process;
-        Ok((Wakeups::of(process.pid())?, bytes, process.cpu_time()?))
+        let capture = Capture::start(&member.node.host.ns, HOST_INTERFACE, b"")?;
+        let (bytes, process) = (on_the_link(member)?, &member.process);
+        let wakeups = Wakeups::of(process.pid())?;
+        Ok((wakeups, capture, bytes, process.cpu_time()?))
     });
     let mut before: Vec<_> = before.collect::<Result<_>>()?;
     quietly(time * 2, || {
@@ -161,18 +164,23 @@ fn measure(nodes: &[(&'static str, &Member)], time: Duration) -> Result<Vec<Cost
         Ok(())
     })?;
     let costs = nodes.iter().zip(before).map(|((name, member), before)| {
-        let (wakeups, bytes_before, processor) = before;
+        let (wakeups, capture, bytes_before, processor) = before;
+        let report = capture.finish()?;
+        ensure!(report.dropped == 0, "{} packets not seen", report.dropped);
+        let ours = report.sum(|flow| matches!(flow.protocol, UDP | TCP));
+        let on_the_link = on_the_link(member)? - bytes_before;
         let minutes = start.elapsed().as_secs_f64() / 60.0;
         let by_minute = |count: u64| (count as f64 / minutes).ceil() as u64;
         let cost = Cost {
             wakeups: by_minute(wakeups.total()),
-            bytes: by_minute(bytes(member)? - bytes_before),
+            bytes: by_minute(ours.bytes),
             processor: (member.process.cpu_time()? - processor).div_f64(minutes),
         };
         note(format_args!(
-            "{name}: {} wake-ups a minute, {:.1} KiB, {:.0?} of processor time; by thread in all {:?}",
+            "{name}: {} wake-ups a minute, {:.1} KiB ({:.1} on the link), {:.0?} of processor time; by thread in all {:?}",
             cost.wakeups,
             cost.bytes as f64 / 1024.0,
+            by_minute(on_the_link) as f64 / 1024.0,
             cost.processor,
             wakeups.by_thread()
         ));
@@ -181,8 +189,8 @@ fn measure(nodes: &[(&'static str, &Member)], time: Duration) -> Result<Vec<Cost
     costs.collect()
 }
 
-/// All bytes that went by the interface of a member's host so far.
-fn bytes(member: &Member) -> Result<u64> {
+/// All bytes that went by the interface of a member's host so far, whosever they are.
+fn on_the_link(member: &Member) -> Result<u64> {
     let (received, sent) = member.node.host.ns.interface_bytes(HOST_INTERFACE)?;
     received.checked_add(sent).context("too many bytes")
 }
