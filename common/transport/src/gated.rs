@@ -213,6 +213,8 @@ impl<B: NetworkBehaviour> Gated<B> {
             self.inner
                 .on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
                     other_established: others,
+                    // Among them are those that were not dialled at all, and which ones is not said.
+                    failed_addresses: &[],
                     ..event
                 }));
         }

@@ -87,8 +87,9 @@ pub(super) struct Behaviour {
     pub(super) identify: identify::Behaviour,
     pub(super) observed: observed::Behaviour,
     ping: ping::Behaviour,
-    mdns: Toggle<mdns::tokio::Behaviour>,
     pub(super) for_known: Gated<ForKnown>,
+    // Behind that: anybody on the LAN may announce a member, and what the routing table has is dialled first.
+    mdns: Toggle<mdns::tokio::Behaviour>,
     pub(super) streams: kanpachi_transport::streams::Behaviour,
     /// Control streams to coordinators.
     pub(super) control: pinned::Behaviour,
@@ -147,8 +148,8 @@ impl Behaviour {
             identify: identify::Behaviour::new(identify),
             observed: observed::Behaviour::default(),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING)),
-            mdns: mdns.into(),
             for_known: Gated::new(for_known, MAX_STRANGERS),
+            mdns: mdns.into(),
             streams: kanpachi_transport::streams::Behaviour::new(),
             control: pinned::Behaviour::new(StreamProtocol::new(control::PROTOCOL)),
         })

@@ -55,7 +55,7 @@ struct Held {
     day: u64,
     source: Source,
     received: UnixTime,
-    /// When it came; `None` for what was on disk.
+    /// When it came; `None` if it was on disk and that is not known.
     at: Option<Instant>,
 }
 
@@ -74,6 +74,12 @@ impl Held {
     fn freshness(&self) -> (u64, u64) {
         (self.opened.record.boot, self.opened.record.seq)
     }
+}
+
+/// When something came, by the clock that this process goes by.
+fn came(received: UnixTime, now: Now) -> Option<Instant> {
+    let age = now.wall.0.checked_sub(received.0)?;
+    now.instant.checked_sub(Duration::from_secs(age))
 }
 
 #[derive(Debug)]
@@ -136,7 +142,7 @@ impl Hold {
                         day: kept.day,
                         source: Source::Disk,
                         received: kept.received,
-                        at: None,
+                        at: came(kept.received, now),
                     };
                     found.push(held.found(kept.node));
                     self.insert(place, held);

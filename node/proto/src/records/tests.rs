@@ -542,6 +542,12 @@ fn what_is_on_disk_is_verified_again_and_used_at_a_cold_start() {
     let mut bob = Node::published(2, 4002, &mut dht);
     bob.want(1, &mut dht);
     bob.pass(Duration::from_secs(10), &mut dht);
+    // Started again soon after it passes on what it had.
+    let mut soon = Node::with(2, 2, bob.disk.clone(), bob.now.wall.plus(600));
+    soon.records
+        .set_groups(vec![group(&[1], &[1, 3])], soon.now);
+    soon.pass(Duration::from_secs(1), &mut Dht::default());
+    assert_eq!(soon.records.held_for(&NETWORK, soon.now).len(), 1);
     let mut disk = bob.disk;
     let mut damaged = disk.kept[0].clone();
     damaged.node = id(3);

@@ -314,6 +314,7 @@ impl Spread {
             return;
         }
         (peer.failures, peer.not_before) = (0, None);
+        peer.resting = false;
         peer.due = again.then_some(now);
         if !again && peer.wanted && !peer.live {
             // A tunnel that still does not come up: the answer may have told the other side who this node is.

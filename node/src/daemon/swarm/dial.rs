@@ -140,6 +140,7 @@ impl Task {
     /// opened when there is a connection: libp2p-stream would dial all that the DHT's table has.
     pub(super) fn ask(&mut self, node: NodeId, at: &Whereabouts, ways: Vec<Way>, ask: Box<Ask>) {
         let peer = peer_id(node);
+        self.budget.note_met(&peer, &at.met);
         if self.swarm.is_connected(&peer) {
             return self.ask_now(node, ask);
         }

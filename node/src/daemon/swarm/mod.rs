@@ -165,7 +165,7 @@ fn replaces(newer: &Event, older: &Event) -> bool {
     }
 }
 
-/// Does it come again, or matter little?
+/// May it be lost when far more has come than the core can take? Anybody can have any number of these said.
 const fn may_be_lost(event: &Event) -> bool {
     matches!(
         event,
