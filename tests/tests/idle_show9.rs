@@ -31,7 +31,7 @@ const DOWN: Duration = Duration::from_secs(30);
 
 /// What a minute is to cost at the most.
 const PROMISED: (u64, u64) = (120, 60 * 1024);
-/// What is demanded of wake-ups. Seen: 53 to 149, by what comes together: here twenty-one nodes wake up at one moment on few cores,
+/// What is demanded of wake-ups. Seen: 53 to 163, by what comes together: here twenty-one nodes wake up at one moment on few cores,
 /// and what would come within a millisecond is often seen one by one.
 const KEPT: u64 = 180;
 /// Without a network: timers go on, and nothing turns in circles.
