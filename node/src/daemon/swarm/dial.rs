@@ -210,8 +210,7 @@ impl Task {
         let Some(question) = self.asks.get_mut(peer) else {
             return;
         };
-        question.dials.retain(|dial| *dial != connection);
-        question.elsewhere = false;
+        question.failed(connection);
         let number = question.number;
         if let Some(node) = node_id(peer) {
             self.introduce_asked(node, number);
@@ -262,6 +261,12 @@ pub(super) struct Question {
 }
 
 impl Question {
+    /// A dial of the member has failed, for this question or for something else.
+    fn failed(&mut self, connection: ConnectionId) {
+        self.dials.retain(|dial| *dial != connection);
+        self.elsewhere = false;
+    }
+
     const fn is_waited_for(&self) -> bool {
         self.elsewhere || !self.dials.is_empty()
     }
@@ -292,4 +297,40 @@ fn innermost(error: &libp2p::TransportError<std::io::Error>) -> String {
         at = next;
     }
     at.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_dialled_nowhere_is_not_waited_for() {
+        let dial = ConnectionId::new_unchecked;
+        let ask = Ask {
+            generation: 0,
+            directory: 0,
+            held: Vec::new(),
+            suspends: Vec::new(),
+            proofs: Vec::new(),
+            records: false,
+            ext: Vec::new(),
+        };
+        let mut question = Question {
+            number: 1,
+            ask: Box::new(ask),
+            ways: None,
+            dials: vec![dial(1), dial(2)],
+            elsewhere: false,
+        };
+        question.failed(dial(3));
+        question.failed(dial(1));
+        assert!(question.is_waited_for());
+        question.failed(dial(2));
+        assert!(!question.is_waited_for());
+        // It was being dialled for something else, until that failed too.
+        question.elsewhere = true;
+        assert!(question.is_waited_for());
+        question.failed(dial(4));
+        assert!(!question.is_waited_for());
+    }
 }

@@ -14,10 +14,6 @@ use super::{
     addresses::{dialable, quic_socket_addr},
 };
 
-/// Nodes that mDNS saw and that are remembered, and addresses of each.
-const MAX_ON_LAN: usize = 1024;
-const MAX_ON_LAN_OF_ONE: usize = 8;
-
 impl Task {
     pub(super) fn kad(&mut self) -> &mut kad::Behaviour<MemoryStore> {
         &mut self.swarm.behaviour_mut().for_known.inner_mut().kad
@@ -71,37 +67,24 @@ impl Task {
 
     pub(super) fn handle_on_lan(&mut self, found: Vec<(PeerId, Multiaddr)>) {
         for (peer, addr) in found {
-            let Some(addr) = quic_socket_addr(&addr) else {
-                continue;
-            };
-            if self.on_lan.len() >= MAX_ON_LAN && !self.on_lan.contains_key(&peer) {
-                // Anybody on the LAN may fill it. Members go before them.
-                let members = &self.members;
-                self.on_lan.retain(|peer, _| members.contains(peer));
+            if let Some(addr) = quic_socket_addr(&addr) {
+                self.on_lan.note(peer, addr, &self.members);
+                self.tell_on_lan(&peer, addr);
             }
-            let of_peer = self.on_lan.entry(peer).or_default();
-            of_peer.retain(|known| *known != addr);
-            of_peer.insert(0, addr);
-            of_peer.truncate(MAX_ON_LAN_OF_ONE);
-            self.tell_on_lan(&peer, addr);
         }
     }
 
     pub(super) fn forget_on_lan(&mut self, gone: &[(PeerId, Multiaddr)]) {
         for (peer, addr) in gone {
-            if let Some(of_peer) = self.on_lan.get_mut(peer) {
-                let addr = quic_socket_addr(addr);
-                of_peer.retain(|known| Some(*known) != addr);
+            if let Some(addr) = quic_socket_addr(addr) {
+                self.on_lan.forget(peer, addr);
             }
         }
-        self.on_lan.retain(|_, of_peer| !of_peer.is_empty());
     }
 
-    /// Says where those who have become members were seen before: mDNS does not say it again.
+    /// Says where those who have become members were seen before.
     pub(super) fn greet_on_lan(&mut self, before: &BTreeSet<PeerId>) {
-        let new = self.on_lan.iter().filter(|(p, _)| !before.contains(*p));
-        let seen = new.flat_map(|(peer, of_peer)| of_peer.iter().map(|addr| (*peer, *addr)));
-        for (peer, addr) in seen.collect::<Vec<_>>() {
+        for (peer, addr) in self.on_lan.of_new(&self.members, before) {
             self.tell_on_lan(&peer, addr);
         }
     }

@@ -2,16 +2,18 @@
 //! do by [`Command`] and tells what happened by [`Event`], and decides nothing itself.
 
 mod addresses;
+mod backlog;
 mod cut;
 mod dial;
 mod direct;
 mod discovery;
 mod records;
 mod relays;
+mod sightings;
 mod standing;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -48,15 +50,15 @@ use super::{engine, member_io, relaying::Relaying};
 use crate::dataplane::Dataplane;
 use addresses::relay_of;
 pub(super) use addresses::{quic_addr, tcp_addr, web_addr};
+use backlog::Backlog;
 pub(super) use dial::Whereabouts;
 use dial::plain;
 pub(super) use records::RecordEvent;
+use sightings::Sightings;
 pub(super) use standing::Way;
 
 /// Commands waiting for the swarm task, at the most.
 const QUEUE: usize = 256;
-/// Events that wait for room there, when one comes that may be lost.
-const MAX_WAITING: usize = 1024;
 /// A TCP dial follows a QUIC dial to the same place after this: UDP may be blocked there.
 const TCP_DELAY: Duration = Duration::from_millis(400);
 /// And WebSocket this much: TCP that is let in but not through may be long in failing.
@@ -148,32 +150,6 @@ pub(super) enum Event {
     AskEnded { node: NodeId, answered: bool },
 }
 
-/// Does the newer of two events leave nothing to be said by the older one? Of these a member can have any number said.
-fn replaces(newer: &Event, older: &Event) -> bool {
-    match (newer, older) {
-        (Event::Introduced(one), Event::Introduced(other)) => one == other,
-        (Event::Observed(one, at), Event::Observed(other, there)) => {
-            one == other && at.is_ipv4() == there.is_ipv4()
-        }
-        (Event::Addresses { node: one, .. }, Event::Addresses { node: other, .. })
-        | (Event::Relaying { node: one, .. }, Event::Relaying { node: other, .. })
-        | (
-            Event::Record(RecordEvent::Server { node: one, .. }),
-            Event::Record(RecordEvent::Server { node: other, .. }),
-        ) => one == other,
-        _ => false,
-    }
-}
-
-/// May it be lost when far more has come than the core can take? Anybody can have any number of these said.
-const fn may_be_lost(event: &Event) -> bool {
-    matches!(
-        event,
-        Event::Record(RecordEvent::Value { .. } | RecordEvent::Offered { .. })
-            | Event::OnLan { .. }
-    )
-}
-
 /// The handle of the task.
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
@@ -254,10 +230,10 @@ pub(super) fn start(
         dht: records::Dht::default(),
         relays: relays::Links::new(setup.engine, setup.dataplane),
         places: standing::Places::default(),
-        waiting: VecDeque::new(),
+        waiting: Backlog::default(),
         asks: HashMap::new(),
         asked: 0,
-        on_lan: BTreeMap::new(),
+        on_lan: Sightings::default(),
         budget: dials,
     };
     let running = tokio::spawn(task.run(command_rx, stop));
@@ -308,12 +284,12 @@ struct Task {
     control: kanpachi_transport::streams::Control,
     events: mpsc::Sender<Event>,
     /// What the core had no room for, oldest first.
-    waiting: VecDeque<Event>,
+    waiting: Backlog,
     /// What members are to be asked that are not connected yet.
     asks: HashMap<PeerId, dial::Question>,
     asked: u64,
     /// Where mDNS saw whom: it says so once, and the roster may name that node only later.
-    on_lan: BTreeMap<PeerId, Vec<SocketAddr>>,
+    on_lan: Sightings,
     budget: DialBudget,
     timers: (mpsc::Sender<Later>, mpsc::Receiver<Later>),
     attempts: BTreeMap<Attempt, Dialled>,
@@ -349,7 +325,7 @@ impl Task {
                 },
                 Some(later) = self.timers.1.recv() => self.handle_later(later),
                 Ok(room) = events.reserve(), if !self.waiting.is_empty() => {
-                    if let Some(event) = self.waiting.pop_front() {
+                    if let Some(event) = self.waiting.pop() {
                         room.send(event);
                     }
                 }
@@ -369,18 +345,7 @@ impl Task {
         } else {
             event
         };
-        let older = self
-            .waiting
-            .iter()
-            .position(|other| replaces(&event, other));
-        if let Some(older) = older.and_then(|at| self.waiting.get_mut(at)) {
-            *older = event;
-        } else if may_be_lost(&event) && self.waiting.len() >= MAX_WAITING {
-            tracing::debug!("the core is behind: something is dropped");
-        } else {
-            // How much there is of everything else depends on what the core asked for, and on how many members there are.
-            self.waiting.push_back(event);
-        }
+        self.waiting.push(event);
     }
 
     fn later(&self, delay: Duration, later: Later) {
