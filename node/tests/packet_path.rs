@@ -13,19 +13,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kanpachi_common::{NetworkId, NodeId, OrgId, identity::x25519_public};
+use kanpachi_common::{NetworkId, NodeId, OrgId, cbor, identity::x25519_public};
 use kanpachi_node::{
-    dataplane::{Dataplane, Inbound, Member, Own, Publisher},
+    dataplane::{Dataplane, FromPeer, Inbound, Inbox, Member, Own, Publisher},
     platform::PacketWriter,
 };
 use kanpachi_proto::{
     path::{Candidate, PathKind},
     tunnel::{
-        Config, Datagram, Event, FragmentHeader, Kind, LocalIdentity, OVERHEAD, PeerConfig,
-        Session, Tunnels, classify,
+        Config, Control, Datagram, Event, FragmentHeader, Kind, LocalIdentity, OVERHEAD,
+        PeerConfig, Receipt, Session, Tunnels, classify,
     },
 };
-use kanpachi_transport::{DatagramHandler as _, SharedSocket};
+use kanpachi_transport::{DatagramHandler as _, Expected, SharedSocket};
 
 const ORG: OrgId = OrgId([0xaa; 32]);
 const NETWORK: NetworkId = NetworkId([0xbb; 32]);
@@ -73,10 +73,15 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
+        Self::with_engine().0
+    }
+
+    /// With what the engine would hear, and the receiver's end of the session.
+    fn with_engine() -> (Self, Inbox, Arc<Session>) {
         let now = Instant::now();
         let (mut a, mut b) = (tunnels(0, now), tunnels(1, now));
         let socket = SharedSocket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let (path, mut publisher, _inbox) = Dataplane::new(socket, now, String::new());
+        let (path, mut publisher, inbox) = Dataplane::new(socket, now, String::new());
         publisher.set_own(Own {
             ipv4: Some(Ipv4Addr::new(198, 19, 0, 1)),
             ..Own::default()
@@ -92,13 +97,14 @@ impl Pair {
         };
         a.set_candidates(&id(1), &[candidate], now);
         a.connect(&id(1), now);
-        let session = shake_hands(&mut a, &mut b, &mut publisher, now);
+        let [session, theirs] = shake_hands(&mut a, &mut b, &mut publisher, now);
         let inbound = path.inbound();
-        Self {
+        let pair = Self {
             session,
             path,
             inbound,
-        }
+        };
+        (pair, inbox, theirs)
     }
 
     fn seal(&self) -> Vec<u8> {
@@ -144,14 +150,15 @@ impl Pair {
     }
 }
 
-/// Carries the datagrams of both until the one that called has a session; the other's events go to its packet path.
+/// Carries the datagrams of both until the one that called has a session, and confirms it; the other's events go to its packet
+/// path. The session of each.
 fn shake_hands(
     a: &mut Tunnels,
     b: &mut Tunnels,
     publisher: &mut Publisher,
     mut now: Instant,
-) -> Arc<Session> {
-    let mut session = None;
+) -> [Arc<Session>; 2] {
+    let (mut session, mut theirs): (Option<Arc<Session>>, Option<Arc<Session>>) = (None, None);
     for _ in 0..50 {
         now += Duration::from_millis(20);
         a.handle_timeout(now);
@@ -159,6 +166,11 @@ fn shake_hands(
         while let Some(sent) = a.poll_transmit() {
             if classify(&sent.data) == Some(Datagram::Handshake) {
                 b.handle_datagram(addr(0), &sent.data, now);
+            } else if let Some(theirs) = &theirs {
+                let mut data = sent.data;
+                let opened = theirs.open_in_place(&mut data, 0).unwrap();
+                let receipt = Receipt::at_once(theirs.local_index(), addr(0), opened.counter);
+                b.handle_opened_control(receipt, &data[opened.payload], now);
             }
         }
         while let Some(sent) = b.poll_transmit() {
@@ -166,6 +178,9 @@ fn shake_hands(
         }
         while let Some(event) = b.poll_event() {
             publisher.apply(&event);
+            if let Event::SessionPending { session, .. } = event {
+                theirs = Some(session);
+            }
         }
         while let Some(event) = a.poll_event() {
             if let Event::SessionUp { session: up, .. } = event {
@@ -173,7 +188,7 @@ fn shake_hands(
             }
         }
     }
-    session.expect("a session")
+    [session, theirs].map(|session| session.expect("a session"))
 }
 
 #[test]
@@ -245,4 +260,32 @@ fn a_flood_of_control_messages_is_heard_in_part_and_data_goes_on() {
     let packet = pair.seal();
     pair.arrive(&packet);
     assert_eq!(pair.counted(), [1, 0, 0]);
+}
+
+#[test]
+fn keepalives_wait_for_each_other_and_say_for_how_long_and_data_waits_for_nobody() {
+    let (mut pair, inbox, theirs) = Pair::with_engine();
+    let (nonce, primary) = (7, true);
+    let ping = cbor::encode(&Control::Ping { nonce, primary });
+    // The pair has been at rest for a while: what the handshake had to say is long over.
+    theirs.sleep();
+    let late = Duration::from_millis(10);
+    pair.inbound.held(late);
+    pair.arrive(&pair.seal_as(Kind::Control, &ping));
+    assert_eq!(pair.inbound.expects(), Expected::AtRest);
+    let left = inbox.later.take();
+    let [FromPeer::Attended { receipt, .. }] = &left[..] else {
+        panic!("{left:?}");
+    };
+    assert_eq!(receipt.held, late);
+    pair.arrive(&pair.seal());
+    assert_eq!(pair.inbound.expects(), Expected::Nothing);
+    theirs.sleep();
+    pair.arrive(&pair.seal_as(Kind::Control, &ping));
+    assert_eq!(pair.inbound.expects(), Expected::Soon);
+    assert_eq!(
+        inbox.later.take().len(),
+        1,
+        "it is attended to all the same"
+    );
 }

@@ -1,6 +1,6 @@
 //! The only reader of the shared socket: a plain thread.
 //!
-//! It waits in `poll`, reads in batches (recvmmsg, and GRO where the kernel has it) and looks at one bit of each
+//! It waits in `poll`, or sleeps for a moment when what comes can wait (`linger`), reads in batches (recvmmsg, and GRO where the kernel has it) and looks at one bit of each
 //! datagram. Ours are handed to the [`DatagramHandler`] where they lie, to completion, on this thread; QUIC's are
 //! copied into a bounded queue. Nothing is allocated after the start.
 
@@ -23,6 +23,7 @@ use nix::{
 use quinn::udp::{BATCH_SIZE, RecvMeta};
 use tokio::sync::watch;
 
+use crate::linger::{Expected, Linger, Next};
 use crate::socket::{SharedSocket, count};
 
 /// Set in the first byte of every QUIC packet (RFC 9000 §17, the fixed bit; we switch RFC 9287 greasing off).
@@ -45,10 +46,13 @@ pub trait DatagramHandler: Send {
     /// What was read at once has been handled: the moment to send what was collected.
     fn end_of_batch(&mut self) {}
 
-    /// Is more of the same to be expected at once? Asked after each read; the thread then waits for it awake, for a moment.
-    fn expects_more(&mut self) -> bool {
-        false
+    /// What comes next? Asked after each read that brought datagrams of this handler.
+    fn expects(&mut self) -> Expected {
+        Expected::Nothing
     }
+
+    /// What is handled from now on may have lain unread for up to this long, because of what was [expected](Self::expects).
+    fn held(&mut self, _at_most: Duration) {}
 
     /// After each read, whosever datagrams it brought: did it bring as much as one can, so that there is probably more?
     fn end_of_read(&mut self, _full: bool) {}
@@ -199,26 +203,34 @@ fn run<H: DatagramHandler>(
         .map(IoSliceMut::new)
         .collect();
     let mut errors = 0;
-    let mut lingering = Lingering::default();
+    let mut linger = Linger::default();
     while !stop.flag.load(Ordering::Acquire) {
-        match socket
+        let read = socket
             .state()
-            .recv(socket.udp().into(), &mut bufs, &mut meta)
-        {
+            .recv(socket.udp().into(), &mut bufs, &mut meta);
+        let next = match read {
             Ok(n) => {
                 errors = 0;
-                dispatch(socket, &mut handler, &mut bufs, &meta[..n]);
+                let ours = dispatch(socket, &mut handler, &mut bufs, &meta[..n]);
                 handler.end_of_read(n == BUFFERS);
-                let linger = lingering.after(handler.expects_more());
+                let expected = ours.then(|| handler.expects());
                 // Full: there is probably more. Otherwise the kernel has nothing left, and asking it costs a call.
-                if n < BUFFERS && !linger {
-                    wait_readable(socket, wake)?;
+                if n == BUFFERS {
+                    linger.after_full();
+                    continue;
+                }
+                match expected {
+                    Some(expected) => linger.after(expected, Instant::now),
+                    None => linger.after_others(Instant::now),
                 }
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock && lingering.goes_on() => {
-                std::thread::yield_now();
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                let next = linger.after_nothing(Instant::now);
+                if next == Next::Look {
+                    std::thread::yield_now();
+                }
+                next
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait_readable(socket, wake)?,
             Err(e) => {
                 errors += 1;
                 count(&socket.counters().receive_errors, 1);
@@ -226,54 +238,19 @@ fn run<H: DatagramHandler>(
                     return Err(e);
                 }
                 std::thread::sleep(ERROR_PAUSE);
+                continue;
             }
+        };
+        match next {
+            Next::Look => handler.held(Duration::ZERO),
+            Next::Wait => {
+                wait_readable(socket, wake)?;
+                handler.held(Duration::ZERO);
+            }
+            Next::Nap(nap) => handler.held(sleep(nap, wake)?),
         }
     }
     Ok(())
-}
-
-/// Datagrams of many that are sent at one moment come within a few milliseconds: waiting for them awake is less than going to
-/// sleep and waking up for each.
-const LINGER: Duration = Duration::from_millis(1);
-/// And no longer than this altogether, nor again before the second has passed: whoever sends without end gains nothing.
-const LINGER_IN_ALL: (Duration, Duration) = (Duration::from_millis(15), Duration::from_secs(1));
-
-/// When the thread stays awake.
-#[derive(Debug, Default)]
-struct Lingering {
-    /// Since when, and until when unless more comes.
-    now: Option<(Instant, Instant)>,
-    last: Option<Instant>,
-}
-
-impl Lingering {
-    /// Something was read, and more is expected or not. Returns whether to stay awake.
-    fn after(&mut self, more: bool) -> bool {
-        if !more {
-            return self.goes_on();
-        }
-        let at = Instant::now();
-        let (all, pause) = LINGER_IN_ALL;
-        let rested = self.last.is_none_or(|last| at >= last + pause);
-        let began = match self.now {
-            Some((began, _)) => began,
-            None if rested => at,
-            None => return false,
-        };
-        self.now = Some((began, (at + LINGER).min(began + all)));
-        self.goes_on()
-    }
-
-    fn goes_on(&mut self) -> bool {
-        let at = Instant::now();
-        if self.now.is_some_and(|(_, until)| at < until) {
-            return true;
-        }
-        if self.now.take().is_some() {
-            self.last = Some(at);
-        }
-        false
-    }
 }
 
 /// Sleeps until a datagram or the order to stop is there.
@@ -288,13 +265,24 @@ fn wait_readable(socket: &SharedSocket, wake: &impl AsFd) -> io::Result<()> {
     }
 }
 
-/// Hands out everything that one read brought.
+/// Sleeps for so long, or until the order to stop is there. Returns how long it was.
+fn sleep(time: Duration, wake: &impl AsFd) -> io::Result<Duration> {
+    let began = Instant::now();
+    let mut fds = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok(began.elapsed()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Hands out everything that one read brought. Returns whether there was something for the handler.
 fn dispatch<H: DatagramHandler>(
     socket: &SharedSocket,
     handler: &mut H,
     bufs: &mut [IoSliceMut<'_>],
     meta: &[RecvMeta],
-) {
+) -> bool {
     let counters = socket.counters();
     let (mut datagrams, mut bytes, mut quic, mut dropped) = (0, 0, 0, 0);
     let mut ours = false;
@@ -328,6 +316,7 @@ fn dispatch<H: DatagramHandler>(
     count(&counters.received_bytes, bytes);
     count(&counters.quic_received, quic);
     count(&counters.quic_dropped, dropped);
+    ours
 }
 
 /// The address without the mapping that a dual-stack socket puts on it.

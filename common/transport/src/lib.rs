@@ -23,6 +23,7 @@ pub mod filter;
 pub mod gated;
 mod gso;
 pub mod identity;
+mod linger;
 pub mod observed;
 pub mod pinned;
 mod proxy;
@@ -46,6 +47,7 @@ pub use identity::{
     ed25519_from_peer_id, keypair_from_seed, node_id, peer_id, peer_id_from_ed25519,
 };
 pub use kanpachi_common::wire::reflect;
+pub use linger::Expected;
 pub use proxy::{Proxy, ProxyError};
 pub use relay_client::RelayClient;
 pub use resolve::resolve;

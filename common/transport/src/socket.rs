@@ -25,7 +25,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{gso::Refusals, queue::QuicQueue};
 
-/// Kernel receive buffer in bytes. Enough for about 5 ms of 3 Gbit/s; 4 MiB was measured to hold up to 370 ms of
+/// Kernel receive buffer in bytes. Enough for about 5 ms of 3 Gbit/s, and for 10 ms, as long as the reader of a node at rest may
+/// sleep, of what begins to be sent at 1.5 Gbit/s; 4 MiB was measured to hold up to 370 ms of
 /// queue when a reader falls behind, and QUIC shares it with the tunnels.
 pub const RECEIVE_BUFFER: usize = 2 << 20;
 /// Kernel send buffer in bytes: some 30 full batches; what does not fit is reported as `WouldBlock`.

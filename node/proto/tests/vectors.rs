@@ -190,6 +190,15 @@ fn control_messages_and_fragments() {
             Control::Pong {
                 nonce: 42,
                 seen: addr(0),
+                held: 0,
+            },
+        ),
+        (
+            "pong-held",
+            Control::Pong {
+                nonce: 42,
+                seen: addr(0),
+                held: 10,
             },
         ),
         (

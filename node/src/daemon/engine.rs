@@ -396,27 +396,16 @@ impl<W: PacketWriter + 'static> Engine<W> {
     fn handle_peer(&mut self, message: FromPeer) {
         let now = clock::now();
         match message {
-            FromPeer::Control {
-                local_index,
-                from,
-                counter,
-                payload,
-            } => {
+            FromPeer::Control { receipt, payload } => {
                 self.parts
                     .tunnels
-                    .handle_opened_control(local_index, from, counter, &payload, now);
+                    .handle_opened_control(receipt, &payload, now);
             }
             FromPeer::Attended {
-                local_index,
-                from,
-                counter,
+                receipt,
                 payload,
                 at,
-            } => {
-                self.parts
-                    .tunnels
-                    .handle_attended(local_index, from, counter, &payload, at);
-            }
+            } => self.parts.tunnels.handle_attended(receipt, &payload, at),
             FromPeer::Woken { local_index } => self.parts.tunnels.handle_woken(local_index, now),
             FromPeer::Authenticated {
                 local_index,

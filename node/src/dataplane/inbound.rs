@@ -4,16 +4,18 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Cache};
 use kanpachi_common::NodeId;
 use kanpachi_common::wire::relay::datagram as relay;
 use kanpachi_proto::tunnel::{
-    Attended, Datagram, Doorstep, Kind, OpenError, Opened, attend, classify,
+    Attended, Datagram, Doorstep, Kind, OpenError, Opened, Receipt, attend, classify,
 };
-use kanpachi_transport::{DatagramHandler, SharedSocket};
+use kanpachi_transport::{DatagramHandler, Expected, SharedSocket};
 
 use super::Shared;
+use super::crowd::Crowd;
 use super::fragments::Unfinished;
 use super::mss;
 use super::outbound::send_to;
@@ -41,8 +43,9 @@ pub struct Inbound<W> {
     unfinished: Unfinished,
     /// The time of the current batch.
     now_ms: Option<u64>,
-    /// Keepalives of pairs at rest were attended to, or handshakes came: of both there are many at one moment.
-    attended: bool,
+    crowd: Crowd,
+    /// For how long at the most what is read lay unread.
+    held: Duration,
 }
 
 /// Somebody else who takes datagrams on this socket: the relay of a node that relays for others.
@@ -70,6 +73,7 @@ impl<W: PacketWriter> Inbound<W> {
         adapter: Arc<ArcSwapOption<W>>,
         secret: [u8; 16],
     ) -> Self {
+        let crowd = Crowd::new(&shared.urgent);
         let routes = Cache::new(Arc::clone(&shared.tables.routes));
         let sessions = Cache::new(Arc::clone(&shared.tables.sessions));
         let relays = Cache::new(Arc::clone(&shared.tables.relays));
@@ -84,7 +88,8 @@ impl<W: PacketWriter> Inbound<W> {
             aside: None,
             unfinished: Unfinished::default(),
             now_ms: None,
-            attended: false,
+            crowd,
+            held: Duration::ZERO,
         }
     }
 
@@ -116,7 +121,7 @@ impl<W: PacketWriter> Inbound<W> {
         let counters = &self.shared.counters;
         if self.doorstep.admit(from.ip(), datagram, now_ms) {
             self.shared.queues.stranger(from, datagram, counters);
-            self.attended = true;
+            self.crowd.other();
         } else {
             counters.drop_flood.one();
         }
@@ -161,16 +166,19 @@ impl<W: PacketWriter> Inbound<W> {
                 counters.drop_flood.one();
                 return;
             }
-            self.attended |= control(
-                &self.shared,
-                &self.socket,
-                receiving,
+            let receipt = Receipt {
+                local_index: receiving.session.local_index(),
                 from,
-                &opened,
-                payload,
-            );
+                counter: opened.counter,
+                held: self.held,
+            };
+            match control(&self.shared, &self.socket, receiving, receipt, payload) {
+                Taken::Here => self.crowd.keepalive(),
+                Taken::ByEngine => self.crowd.other(),
+            }
             return;
         }
+        self.crowd.urgent(now_ms);
         self.shared.queues.woken(&receiving.session);
         let sending = receiving.peer.load_sending();
         let sending = sending.as_deref();
@@ -229,6 +237,13 @@ impl<W: PacketWriter> Inbound<W> {
 impl<W: PacketWriter> DatagramHandler for Inbound<W> {
     fn handle(&mut self, from: SocketAddr, datagram: &mut [u8]) {
         if self.is_aside(from, datagram) {
+            // Bindings come when keepalives do, and data when somebody waits for it.
+            if datagram.first() == Some(&relay::DATA) {
+                let now_ms = self.now_ms();
+                self.crowd.urgent(now_ms);
+            } else {
+                self.crowd.keepalive();
+            }
             return;
         }
         if let Some((session, channel)) = relay::decode_header(datagram) {
@@ -236,6 +251,11 @@ impl<W: PacketWriter> DatagramHandler for Inbound<W> {
         } else if is_answer(datagram, self.relays.load()) {
             let counters = &self.shared.counters;
             self.shared.queues.stranger(from, datagram, counters);
+            match relay::decode_bound(datagram) {
+                Some((relay::Step::Bound, _)) => self.crowd.keepalive(),
+                Some((relay::Step::Challenge, _)) => self.crowd.other(),
+                None => {}
+            }
         } else {
             self.tunnel(from, datagram);
         }
@@ -253,8 +273,13 @@ impl<W: PacketWriter> DatagramHandler for Inbound<W> {
         }
     }
 
-    fn expects_more(&mut self) -> bool {
-        std::mem::take(&mut self.attended)
+    fn expects(&mut self) -> Expected {
+        let clock = &self.shared.clock;
+        self.crowd.expects(|| clock.now_ms())
+    }
+
+    fn held(&mut self, at_most: Duration) {
+        self.held = at_most;
     }
 
     fn end_of_read(&mut self, full: bool) {
@@ -275,24 +300,30 @@ fn is_answer(datagram: &[u8], relays: &RelayTable) -> bool {
     }
 }
 
-/// A control message: one of a session at rest is attended to here, and all others wake the engine. Returns whether it was.
+/// What became of a control message.
+enum Taken {
+    /// Attended to, as of a session at rest.
+    Here,
+    /// The engine was woken for it.
+    ByEngine,
+}
+
+/// A control message: one of a session at rest is attended to here, and all others wake the engine.
 fn control(
     shared: &Shared,
     socket: &SharedSocket,
     receiving: &Receiving,
-    from: SocketAddr,
-    opened: &Opened,
+    receipt: Receipt,
     payload: &[u8],
-) -> bool {
-    let session = &receiving.session;
-    let (local_index, counter) = (session.local_index(), opened.counter);
+) -> Taken {
+    let (session, from) = (&receiving.session, receipt.from);
     let sending = receiving.peer.load_sending();
     // In the session that this node sends with, from where it sends to.
     let usual = sending.as_deref().is_some_and(|sending| {
-        sending.endpoint == from && sending.session.local_index() == local_index
+        sending.endpoint == from && sending.session.local_index() == receipt.local_index
     });
     let attended = if usual {
-        attend(session, from, payload, shared.clock.now_ms())
+        attend(session, &receipt, payload, shared.clock.now_ms())
     } else {
         Attended::No
     };
@@ -305,25 +336,19 @@ fn control(
     let payload = payload.to_vec();
     match attended {
         Attended::No => {
-            let message = FromPeer::Control {
-                local_index,
-                from,
-                counter,
-                payload,
-            };
+            let message = FromPeer::Control { receipt, payload };
             shared.queues.peer(message, &shared.counters);
-            false
+            Taken::ByEngine
         }
         Attended::Later | Attended::Answered(_) => {
+            let at = clock::now();
             let message = FromPeer::Attended {
-                local_index,
-                from,
-                counter,
+                receipt,
                 payload,
-                at: clock::now(),
+                at,
             };
             shared.queues.later(message, &shared.counters);
-            true
+            Taken::Here
         }
     }
 }

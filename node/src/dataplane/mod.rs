@@ -8,6 +8,7 @@
 mod batch;
 mod checksum;
 pub mod counters;
+mod crowd;
 mod fragments;
 mod inbound;
 pub mod mss;
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     counters: Arc<Counters>,
     queues: queues::Queues,
     clock: Clock,
+    urgent: crowd::Urgent,
     /// This node as libp2p calls it.
     name: String,
 }
@@ -91,6 +93,7 @@ impl<W: PacketWriter> Dataplane<W> {
             counters: Arc::default(),
             queues,
             clock: Clock { start },
+            urgent: crowd::Urgent::default(),
             name,
         });
         (

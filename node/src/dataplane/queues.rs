@@ -8,7 +8,7 @@ use std::{
 };
 
 use kanpachi_common::NodeId;
-use kanpachi_proto::tunnel::Session;
+use kanpachi_proto::tunnel::{Receipt, Session};
 use tokio::sync::mpsc;
 
 use super::counters::Counters;
@@ -27,26 +27,18 @@ const MAX_STRANGER: usize = 2048;
 pub enum FromPeer {
     /// The content of a control packet: `Tunnels::handle_opened_control`.
     Control {
-        /// Our index of the session.
-        local_index: u32,
-        /// Canonical address it came from.
-        from: SocketAddr,
-        /// Its counter.
-        counter: u64,
+        /// How it came.
+        receipt: Receipt,
         /// The opened payload.
         payload: Vec<u8>,
     },
     /// The same of a session at rest, attended to on the packet thread: `Tunnels::handle_attended`.
     Attended {
-        /// Our index of the session.
-        local_index: u32,
-        /// Canonical address it came from.
-        from: SocketAddr,
-        /// Its counter.
-        counter: u64,
+        /// How it came.
+        receipt: Receipt,
         /// The opened payload.
         payload: Vec<u8>,
-        /// When it came.
+        /// When it was read.
         at: Instant,
     },
     /// A session carries data after a rest: `Tunnels::handle_woken`.

@@ -101,24 +101,13 @@ impl Engine {
         let now = Instant::now();
         match message {
             FromPeer::Attended {
-                local_index,
-                from,
-                counter,
+                receipt,
                 payload,
                 at,
-            } => {
-                self.tunnels
-                    .handle_attended(local_index, from, counter, &payload, at);
-            }
+            } => self.tunnels.handle_attended(receipt, &payload, at),
             FromPeer::Woken { local_index } => self.tunnels.handle_woken(local_index, now),
-            FromPeer::Control {
-                local_index,
-                from,
-                counter,
-                payload,
-            } => {
-                self.tunnels
-                    .handle_opened_control(local_index, from, counter, &payload, now);
+            FromPeer::Control { receipt, payload } => {
+                self.tunnels.handle_opened_control(receipt, &payload, now);
             }
             FromPeer::Authenticated {
                 local_index,

@@ -187,6 +187,15 @@ fn controls() {
             Control::Pong {
                 nonce: 1,
                 seen: addr,
+                held: 0,
+            },
+        ),
+        (
+            "pong-held",
+            Control::Pong {
+                nonce: 1,
+                seen: addr,
+                held: 10,
             },
         ),
         (

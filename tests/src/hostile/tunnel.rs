@@ -10,8 +10,8 @@ use kanpachi_common::roster::Member;
 use kanpachi_common::{NetworkId, OrgId};
 use kanpachi_proto::path::{Candidate, PathKind};
 use kanpachi_proto::tunnel::{
-    Config, Datagram, Event, HEADER_LEN, Kind, LocalIdentity, PeerConfig, Session, TAG_LEN,
-    Tunnels, classify,
+    Config, Datagram, Event, HEADER_LEN, Kind, LocalIdentity, PeerConfig, Receipt, Session,
+    TAG_LEN, Tunnels, classify,
 };
 
 use super::stolen::NodeKeys;
@@ -169,13 +169,8 @@ impl HostileMember {
                 let payload = datagram[opened.payload.clone()].to_vec();
                 match opened.kind {
                     Kind::Control => {
-                        self.tunnels.handle_opened_control(
-                            receiver,
-                            from,
-                            opened.counter,
-                            &payload,
-                            now,
-                        );
+                        let receipt = Receipt::at_once(receiver, from, opened.counter);
+                        self.tunnels.handle_opened_control(receipt, &payload, now);
                     }
                     _ => self.inbox.push_back(payload),
                 }

@@ -4,12 +4,12 @@ use std::{
     io,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::Ordering,
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use crate::util::{Inbox, eventually, loopback};
-use kanpachi_transport::{DatagramHandler, SharedSocket};
+use kanpachi_transport::{DatagramHandler, Expected, SharedSocket};
 
 fn pair() -> (SharedSocket, SharedSocket) {
     (
@@ -144,6 +144,49 @@ async fn a_panic_of_the_handler_is_not_swallowed() {
         .expect("the thread ends");
     let panic = catch_unwind(AssertUnwindSafe(|| reader.stop())).unwrap_err();
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"));
+}
+
+/// Nobody waits for what comes here.
+#[derive(Clone, Default)]
+struct Resting(Arc<Mutex<Vec<(usize, Duration)>>>);
+
+impl DatagramHandler for Resting {
+    fn handle(&mut self, _: SocketAddr, _: &mut [u8]) {
+        self.0.lock().unwrap().last_mut().unwrap().0 += 1;
+    }
+
+    fn expects(&mut self) -> Expected {
+        Expected::AtRest
+    }
+
+    fn held(&mut self, at_most: Duration) {
+        self.0.lock().unwrap().push((0, at_most));
+    }
+}
+
+#[tokio::test]
+async fn a_handler_at_rest_is_not_woken_for_each_datagram_and_told_how_late_it_is() {
+    let (sender, receiver) = pair();
+    let handler = Resting::default();
+    handler.0.lock().unwrap().push((0, Duration::ZERO));
+    let reader = receiver.spawn_reader(handler.clone()).unwrap();
+    let reads = || {
+        let reads = handler.0.lock().unwrap();
+        let reads = reads.iter().filter(|(datagrams, _)| *datagrams > 0);
+        reads.copied().collect::<Vec<_>>()
+    };
+    let send = || sender.send(loopback(&receiver), b"\x01", None).unwrap();
+    send();
+    eventually("the first read", || !reads().is_empty()).await;
+    // The first came to a thread that waited for it.
+    assert_eq!(reads()[0].1, Duration::ZERO, "{:?}", reads());
+    eventually("a read after a nap", || {
+        send();
+        let mut late = reads().into_iter().map(|(_, held)| held);
+        late.any(|held| held >= Duration::from_millis(9))
+    })
+    .await;
+    reader.stop().unwrap();
 }
 
 #[test]

@@ -130,12 +130,13 @@ impl Path {
         }
     }
 
-    pub(super) fn answered(&mut self, nonce: u64, now: Instant) -> bool {
+    pub(super) fn answered(&mut self, nonce: u64, now: Instant, idle: Duration) -> bool {
         let Some(at) = self.outstanding.iter().position(|(n, _)| *n == nonce) else {
             return false;
         };
         let (_, sent) = self.outstanding.remove(at);
-        self.estimator.answered(now.saturating_duration_since(sent));
+        let took = now.saturating_duration_since(sent);
+        self.estimator.answered(took, idle);
         self.alive(now);
         self.streak = self.streak.saturating_add(1);
         true

@@ -10,11 +10,12 @@ pub struct Estimator {
 }
 
 impl Estimator {
-    /// A probe was answered after `rtt`.
-    pub fn answered(&mut self, rtt: Duration) {
+    /// A probe was answered after `took`, of which up to `idle` may have been spent waiting at the ends for somebody to wake up.
+    /// What was known before is doubted only as far as it can not be true.
+    pub fn answered(&mut self, took: Duration, idle: Duration) {
         self.rtt = Some(match self.rtt {
-            None => rtt,
-            Some(old) => (old * 7 + rtt) / 8,
+            None => took,
+            Some(old) => (old * 7 + old.clamp(took.saturating_sub(idle), took)) / 8,
         });
         self.loss -= self.loss / 16.0;
     }
@@ -45,13 +46,34 @@ mod tests {
     fn approaches_what_is_measured() {
         let mut estimator = Estimator::default();
         assert_eq!((estimator.rtt(), estimator.loss()), (None, 0.0));
-        estimator.answered(Duration::from_millis(100));
+        estimator.answered(Duration::from_millis(100), Duration::ZERO);
         assert_eq!(estimator.rtt(), Some(Duration::from_millis(100)));
         for _ in 0..60 {
-            estimator.answered(Duration::from_millis(20));
+            estimator.answered(Duration::from_millis(20), Duration::ZERO);
             estimator.lost();
         }
         assert!(estimator.rtt().unwrap() < Duration::from_millis(22));
         assert!((0.4..0.6).contains(&estimator.loss()));
+    }
+
+    #[test]
+    fn what_may_have_been_idle_time_is_not_taken_for_the_path() {
+        let ms = Duration::from_millis;
+        let mut estimator = Estimator::default();
+        estimator.answered(ms(20), Duration::ZERO);
+        for took in [20, 24, 30] {
+            estimator.answered(ms(took), ms(10));
+            assert_eq!(estimator.rtt(), Some(ms(20)));
+        }
+        for _ in 0..60 {
+            estimator.answered(ms(50), ms(10));
+        }
+        let rtt = estimator.rtt().unwrap();
+        assert!(rtt > ms(39) && rtt <= ms(40), "{rtt:?}");
+        for _ in 0..60 {
+            estimator.answered(ms(5), ms(10));
+        }
+        let rtt = estimator.rtt().unwrap();
+        assert!(rtt >= ms(5) && rtt < ms(6), "{rtt:?}");
     }
 }

@@ -477,14 +477,22 @@ impl PathSet {
         })
     }
 
-    /// The answer to a probe; returns the path that it proves, its time and whether data takes it.
-    pub fn answered(&mut self, nonce: u64, now: Instant) -> Option<PathStatus> {
-        let at = self.paths.iter_mut().position(|p| p.answered(nonce, now))?;
+    /// The answer to a probe, of whose time up to `idle` may have passed at the ends and not on the way; returns the path that
+    /// it proves, its time and whether data takes it.
+    pub fn answered(&mut self, nonce: u64, now: Instant, idle: Duration) -> Option<PathStatus> {
+        let mut paths = self.paths.iter_mut();
+        let at = paths.position(|p| p.answered(nonce, now, idle))?;
         let path = &self.paths[at];
         if Some(path.addr) == self.primary {
             (self.trouble_since, self.moved) = (None, false);
         }
         Some(self.describe(path, now))
+    }
+
+    /// Smoothed round-trip time of a path, if there is such a one and it was ever answered.
+    pub(crate) fn rtt(&self, addr: SocketAddr) -> Option<Duration> {
+        let path = self.paths.iter().find(|path| path.addr == addr)?;
+        path.estimator.rtt()
     }
 
     /// The path that data takes.

@@ -93,12 +93,12 @@ fn an_answer_counts_once_and_only_with_its_number() {
     set.established(addr(1), order(0), now);
     set.poll_probe(&QUIET, now, || 7);
     let later = now + Duration::from_millis(30);
-    assert_eq!(set.answered(8, later), None);
+    assert_eq!(set.answered(8, later, Duration::ZERO), None);
     assert_eq!(
-        set.answered(7, later).unwrap().rtt,
+        set.answered(7, later, Duration::ZERO).unwrap().rtt,
         Some(Duration::from_millis(30))
     );
-    assert_eq!(set.answered(7, later), None);
+    assert_eq!(set.answered(7, later, Duration::ZERO), None);
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn the_end_that_controls_does_not_follow_to_a_path_that_it_knows() {
         nonce += 1;
         nonce
     }) {
-        set.answered(probe.nonce, now);
+        set.answered(probe.nonce, now, Duration::ZERO);
     }
     assert_eq!(set.heard(addr(2), order(1), true, now), None);
     assert!(set.heard(addr(9), order(2), true, now).is_some());
@@ -181,7 +181,7 @@ fn on_another_network_everything_is_suspect_and_everything_has_a_new_chance() {
     assert_eq!((of(1), of(2)), (3, 3));
     // The other one answers and the primary does not.
     let answer = asked.iter().rfind(|p| p.addr == addr(1)).unwrap();
-    set.answered(answer.nonce, now);
+    set.answered(answer.nonce, now, Duration::ZERO);
     let change = set.review(&QUIET, now).unwrap();
     assert_eq!(change.endpoint, addr(1));
     assert!(set.is_fresh(now));
@@ -218,7 +218,7 @@ fn a_path_is_fresh_while_it_answers_as_often_as_it_is_asked() {
     assert!(set.is_fresh(start));
     set.poll_probe(&QUIET, start, || 7);
     let answered = start + Duration::from_millis(20);
-    set.answered(7, answered);
+    set.answered(7, answered, Duration::ZERO);
     // Between two keepalives.
     let later = answered + PROBE_IDLE;
     assert!(set.is_fresh(later));
@@ -229,7 +229,7 @@ fn a_path_is_fresh_while_it_answers_as_often_as_it_is_asked() {
     let trouble = later + TROUBLE_AFTER;
     set.review(&QUIET, trouble);
     assert!(!set.is_fresh(trouble));
-    set.answered(8, trouble);
+    set.answered(8, trouble, Duration::ZERO);
     assert!(set.is_fresh(trouble));
 }
 
@@ -245,7 +245,7 @@ fn the_time_without_a_network_does_not_count_against_a_path() {
     let mut nonces = 100..;
     while let Some(probe) = set.poll_probe(&QUIET, back, || nonces.next().unwrap_or(0)) {
         if probe.addr == addr(2) {
-            set.answered(probe.nonce, back);
+            set.answered(probe.nonce, back, Duration::ZERO);
         }
     }
     assert_eq!(set.review(&QUIET, back + Duration::from_millis(10)), None);
@@ -257,7 +257,7 @@ fn the_time_without_a_network_does_not_count_against_a_path() {
     );
     for probe in [answered.0, answered.1].into_iter().flatten() {
         if probe.addr == addr(2) {
-            set.answered(probe.nonce, late);
+            set.answered(probe.nonce, late, Duration::ZERO);
         }
     }
     assert_eq!(set.review(&QUIET, late).map(|c| c.endpoint), Some(addr(2)));
@@ -277,7 +277,7 @@ fn lured(set: &mut PathSet, others: &[Candidate], start: Instant) -> usize {
         while let Some(probe) = set.poll_probe(&QUIET, now, || nonces.next().unwrap_or(0)) {
             probes += usize::from(probe.addr == there.addr);
             if probe.primary {
-                set.answered(probe.nonce, now);
+                set.answered(probe.nonce, now, Duration::ZERO);
             }
         }
         set.review(&QUIET, now);
@@ -332,7 +332,7 @@ fn lured_by_others(every: u32) -> usize {
         }
         while let Some(probe) = set.poll_probe(&QUIET, now, || nonces.next().unwrap_or(0)) {
             if probe.primary {
-                set.answered(probe.nonce, now);
+                set.answered(probe.nonce, now, Duration::ZERO);
             } else {
                 probes += 1;
             }
@@ -412,7 +412,7 @@ fn whoever_is_left_behind_on_a_relay_says_so() {
         let mut last = now;
         for _ in 0..40 {
             while let Some(probe) = set.poll_probe(&activity, now, || nonces.next().unwrap_or(0)) {
-                set.answered(probe.nonce, now);
+                set.answered(probe.nonce, now, Duration::ZERO);
                 last = if probe.primary { now } else { last };
             }
             now += Duration::from_millis(100);
@@ -489,7 +489,7 @@ fn of_two_relays(first: Duration, second: Duration) -> SocketAddr {
         answers.retain(|(at, nonce)| {
             let due = *at <= now;
             if due {
-                set.answered(*nonce, now);
+                set.answered(*nonce, now, Duration::ZERO);
             }
             !due
         });

@@ -38,6 +38,9 @@ pub enum Control {
         nonce: u64,
         /// Where the ping came from, as the answerer saw it.
         seen: SocketAddr,
+        /// For how many milliseconds at the most the ping lay unread at an answerer at rest. Absent for 0.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        held: u8,
     },
     /// Does a datagram of this size get through? Answered with an acknowledgement.
     #[serde(rename = "mtu")]
@@ -69,6 +72,11 @@ pub enum Control {
         /// Why, for a log: 0 disconnected, 1 no longer authorised.
         reason: u8,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+const fn is_zero(held: &u8) -> bool {
+    *held == 0
 }
 
 impl Control {
@@ -106,7 +114,11 @@ mod tests {
                 }),
             (any::<u64>(), any::<bool>())
                 .prop_map(|(nonce, primary)| Control::Ping { nonce, primary }),
-            (any::<u64>(), addr).prop_map(|(nonce, seen)| Control::Pong { nonce, seen }),
+            (any::<u64>(), addr, any::<u8>()).prop_map(|(nonce, seen, held)| Control::Pong {
+                nonce,
+                seen,
+                held
+            }),
             (
                 any::<u64>(),
                 proptest::collection::vec(any::<u8>(), 0..1500)

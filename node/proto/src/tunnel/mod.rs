@@ -49,7 +49,7 @@ pub use self::{
     peer::PeerConfig,
     reassembly::{LIFETIME_MS, MAX_HELD, MAX_OPEN, MAX_WHOLE, Reassembly, Whole},
     replay::{ReplayWindow, WINDOW},
-    rest::{Attended, attend},
+    rest::{Attended, Receipt, attend},
     session::{
         OpenError, Opened, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES, SealError, Session,
         SessionStats,

@@ -1,6 +1,7 @@
 //! Control messages of a session at rest: a packet thread answers them by itself and wakes nobody.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::{
     control::Control,
@@ -19,10 +20,41 @@ pub enum Attended {
     Answered(Vec<u8>),
 }
 
+/// How a control message came, authenticated and not a repetition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// This end's index of the session.
+    pub local_index: u32,
+    /// Canonical address it came from.
+    pub from: SocketAddr,
+    /// Its counter.
+    pub counter: u64,
+    /// For how long at the most it lay unread, at a node at rest that reads several at once.
+    pub held: Duration,
+}
+
+impl Receipt {
+    /// Of a message that was read when it came.
+    #[must_use]
+    pub const fn at_once(local_index: u32, from: SocketAddr, counter: u64) -> Self {
+        Self {
+            local_index,
+            from,
+            counter,
+            held: Duration::ZERO,
+        }
+    }
+
+    /// The same for a pong, in milliseconds.
+    pub(super) fn held_ms(&self) -> u8 {
+        u8::try_from(self.held.as_micros().div_ceil(1000)).unwrap_or(u8::MAX)
+    }
+}
+
 /// Attends to a control message that came from where this node's data to the peer goes. The core is to have it by
 /// [`Tunnels::handle_attended`](super::Tunnels::handle_attended), unless the answer is [`Attended::No`].
 #[must_use]
-pub fn attend(session: &Session, from: SocketAddr, payload: &[u8], now_ms: u64) -> Attended {
+pub fn attend(session: &Session, receipt: &Receipt, payload: &[u8], now_ms: u64) -> Attended {
     // Whoever rests has nothing to decide: the path is healthy, and nobody waits for an answer.
     if !session.is_asleep() {
         return Attended::No;
@@ -32,7 +64,8 @@ pub fn attend(session: &Session, from: SocketAddr, payload: &[u8], now_ms: u64) 
             nonce,
             primary: true,
         }) => {
-            let pong = Control::Pong { nonce, seen: from };
+            let (seen, held) = (receipt.from, receipt.held_ms());
+            let pong = Control::Pong { nonce, seen, held };
             seal(session, &pong, now_ms).map_or(Attended::No, Attended::Answered)
         }
         Some(Control::Pong { .. }) => Attended::Later,

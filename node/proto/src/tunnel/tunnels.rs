@@ -18,6 +18,7 @@ use super::{
     noise::Responder,
     payload::Payload,
     peer::{Peer, PeerConfig},
+    rest::Receipt,
     timers,
     wire::{self, Handshake, MAC1_AT, MAC2_AT, canonical},
 };
@@ -298,32 +299,20 @@ impl Tunnels {
     }
 
     /// A kind-3 payload that was authenticated and passed the replay window.
-    pub fn handle_opened_control(
-        &mut self,
-        local_index: u32,
-        from: SocketAddr,
-        counter: u64,
-        payload: &[u8],
-        now: Instant,
-    ) {
-        let arrival = (local_index, canonical(from), counter);
-        self.with_index(local_index, now, |peer, cx| {
-            peer.handle_control(cx, arrival, payload, false, now);
-        });
+    pub fn handle_opened_control(&mut self, receipt: Receipt, payload: &[u8], now: Instant) {
+        self.handle_control(receipt, payload, false, now);
     }
 
     /// The same of one that a packet thread has [attended](super::attend) to, and when that was.
-    pub fn handle_attended(
-        &mut self,
-        local_index: u32,
-        from: SocketAddr,
-        counter: u64,
-        payload: &[u8],
-        then: Instant,
-    ) {
-        let arrival = (local_index, canonical(from), counter);
-        self.with_index(local_index, then, |peer, cx| {
-            peer.handle_control(cx, arrival, payload, true, then);
+    pub fn handle_attended(&mut self, receipt: Receipt, payload: &[u8], then: Instant) {
+        self.handle_control(receipt, payload, true, then);
+    }
+
+    fn handle_control(&mut self, receipt: Receipt, payload: &[u8], attended: bool, at: Instant) {
+        let from = canonical(receipt.from);
+        let receipt = Receipt { from, ..receipt };
+        self.with_index(receipt.local_index, at, |peer, cx| {
+            peer.handle_control(cx, &receipt, payload, attended, at);
         });
     }
 

@@ -17,7 +17,7 @@ use kanpachi_proto::{
     path::{Candidate, PathKind},
     tunnel::{
         COOKIE_REPLY_LEN, Config, Control, Datagram, Event, HANDSHAKE_LEN, HEADER_LEN, Kind,
-        LocalIdentity, OVERHEAD, PeerConfig, Session, Tunnels, WIRE_VERSION, classify,
+        LocalIdentity, OVERHEAD, PeerConfig, Receipt, Session, Tunnels, WIRE_VERSION, classify,
     },
 };
 
@@ -114,13 +114,8 @@ impl End {
                     session.record_rx(opened.kind, data.len(), millis);
                     let payload = &data[HEADER_LEN..data.len() - (OVERHEAD - HEADER_LEN)];
                     if opened.kind == Kind::Control {
-                        self.tunnels.handle_opened_control(
-                            receiver,
-                            from,
-                            opened.counter,
-                            payload,
-                            now,
-                        );
+                        let receipt = Receipt::at_once(receiver, from, opened.counter);
+                        self.tunnels.handle_opened_control(receipt, payload, now);
                     } else {
                         self.tunnels
                             .handle_authenticated(receiver, from, opened.counter, now);

@@ -10,7 +10,7 @@ use std::{
 
 use kanpachi_common::NodeId;
 use kanpachi_proto::tunnel::{
-    Datagram, Event, HEADER_LEN, Kind, OVERHEAD, ReplayWindow, Session, classify,
+    Datagram, Event, HEADER_LEN, Kind, OVERHEAD, Receipt, ReplayWindow, Session, classify,
 };
 
 use super::{Node, Out};
@@ -217,7 +217,8 @@ impl Node {
         session.record_rx(opened.kind, datagram.len(), now_ms);
         let (counter, payload) = (opened.counter, &datagram[opened.payload]);
         if opened.kind == Kind::Control {
-            (process.tunnels).handle_opened_control(receiver, from, counter, payload, now);
+            let receipt = Receipt::at_once(receiver, from, counter);
+            (process.tunnels).handle_opened_control(receipt, payload, now);
             return;
         }
         if session.wakes() {

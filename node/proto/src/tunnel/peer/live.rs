@@ -12,7 +12,7 @@ use super::{
         context::Context,
         control::Control,
         event::{CloseReason, Event},
-        rest::seal,
+        rest::{Receipt, seal},
         session::Session,
         timers,
     },
@@ -31,6 +31,8 @@ const RTT_EVENT_EVERY: Duration = Duration::from_secs(1);
 /// What a peer sees is told again after so long: whoever heard of it asks after it for some minutes only.
 const OBSERVED_EVENT_EVERY: Duration = Duration::from_secs(90);
 
+/// A peer that says that it held a ping for longer is not believed: naps are shorter.
+const HELD_AT_MOST: Duration = Duration::from_millis(20);
 /// Pings on somebody's order under way at once; the oldest gives way.
 const MAX_PINGS: usize = 256;
 
@@ -170,12 +172,17 @@ impl Peer {
     pub(crate) fn handle_control(
         &mut self,
         cx: &mut Context,
-        arrival: (u32, SocketAddr, u64),
+        receipt: &Receipt,
         payload: &[u8],
         attended: bool,
         now: Instant,
     ) {
-        let (local_index, from, counter) = arrival;
+        let Receipt {
+            local_index,
+            from,
+            counter,
+            held,
+        } = *receipt;
         if !self.confirm(cx, local_index, from, counter, now) {
             return;
         }
@@ -195,12 +202,18 @@ impl Peer {
                     self.paths.asked(from, now);
                 }
                 if !attended {
-                    self.say(cx, from, &Control::Pong { nonce, seen: from }, now);
+                    let (seen, held) = (from, receipt.held_ms());
+                    self.say(cx, from, &Control::Pong { nonce, seen, held }, now);
                 }
             }
-            Some(Control::Pong { nonce, seen }) => {
-                self.answer_ping(cx, nonce, from, now);
-                self.handle_pong(cx, nonce, seen, now);
+            Some(Control::Pong {
+                nonce,
+                seen,
+                held: there,
+            }) => {
+                let there = Duration::from_millis(there.into()).min(HELD_AT_MOST);
+                self.answer_ping(cx, nonce, from, held + there, now);
+                self.handle_pong(cx, nonce, seen, held + there, now);
             }
             Some(Control::MtuProbe { nonce, .. }) => {
                 self.handle_mtu_probe(cx, nonce, payload.len(), from, now);
@@ -226,12 +239,22 @@ impl Peer {
         }
     }
 
-    fn answer_ping(&self, cx: &mut Context, nonce: u64, endpoint: SocketAddr, now: Instant) {
+    fn answer_ping(
+        &self,
+        cx: &mut Context,
+        nonce: u64,
+        endpoint: SocketAddr,
+        idle: Duration,
+        now: Instant,
+    ) {
         let Some(at) = cx.pings.iter().position(|(asked, ..)| *asked == nonce) else {
             return;
         };
         if let Some((_, token, sent)) = cx.pings.remove(at) {
-            let (peer, rtt) = (self.id(), now.saturating_duration_since(sent));
+            let (peer, took) = (self.id(), now.saturating_duration_since(sent));
+            // As the estimator does: of what may have been spent at the ends, as much as fits to what is known of the path.
+            let known = self.paths.rtt(endpoint).unwrap_or(took);
+            let rtt = known.clamp(took.saturating_sub(idle), took);
             cx.events.push_back(Event::Pong {
                 peer,
                 token,
@@ -241,8 +264,15 @@ impl Peer {
         }
     }
 
-    fn handle_pong(&mut self, cx: &mut Context, nonce: u64, seen: SocketAddr, now: Instant) {
-        let Some(path) = self.paths.answered(nonce, now) else {
+    fn handle_pong(
+        &mut self,
+        cx: &mut Context,
+        nonce: u64,
+        seen: SocketAddr,
+        idle: Duration,
+        now: Instant,
+    ) {
+        let Some(path) = self.paths.answered(nonce, now, idle) else {
             return;
         };
         let peer = self.id();

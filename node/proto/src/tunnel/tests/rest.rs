@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::sim::{Sim, config, ms, secs};
 use crate::{
     path::PathKind,
-    tunnel::{Attended, Control, Event, PathState, attend, timers::PERSISTENT_KEEPALIVE},
+    tunnel::{Attended, Control, Event, PathState, Receipt, attend, timers::PERSISTENT_KEEPALIVE},
 };
 
 const PEERS: usize = 14;
@@ -111,16 +111,24 @@ fn a_packet_thread_answers_for_a_session_at_rest_and_for_no_other() {
     let ours = sim.hosts[0].session(&other).unwrap();
     let theirs = sim.hosts[1].session(&one).unwrap();
     let from = sim.hosts[1].addr(0);
+    let receipt = Receipt::at_once(ours.local_index(), from, 0);
     let now_ms = sim.hosts[0].tunnels.millis(sim.now);
     let (nonce, primary) = (9, true);
     let ping = Control::Ping { nonce, primary }.encode();
-    let Attended::Answered(mut answer) = attend(&ours, from, &ping, now_ms) else {
+    let Attended::Answered(mut answer) = attend(&ours, &receipt, &ping, now_ms) else {
         panic!("not answered");
     };
     let opened = theirs.open_in_place(&mut answer, now_ms).unwrap();
-    let pong = Control::Pong { nonce, seen: from };
+    let pong = Control::Pong {
+        nonce,
+        seen: from,
+        held: 0,
+    };
     assert_eq!(Control::decode(&answer[opened.payload]), Some(pong.clone()));
-    assert_eq!(attend(&ours, from, &pong.encode(), now_ms), Attended::Later);
+    assert_eq!(
+        attend(&ours, &receipt, &pong.encode(), now_ms),
+        Attended::Later
+    );
     // Whatever else is said, and an address that is tried, is for the core.
     let tried = Control::Ping {
         nonce,
@@ -131,16 +139,42 @@ fn a_packet_thread_answers_for_a_session_at_rest_and_for_no_other() {
         epochs: vec![],
     };
     for message in [tried, news, Control::Close { reason: 0 }] {
-        assert_eq!(attend(&ours, from, &message.encode(), now_ms), Attended::No);
+        assert_eq!(
+            attend(&ours, &receipt, &message.encode(), now_ms),
+            Attended::No
+        );
     }
     // And so is everything while somebody waits for the answer to a ping.
     assert!(sim.with(0, |t, now| t.ping(&other, 1, now)));
     assert!(!ours.is_asleep());
-    assert_eq!(attend(&ours, from, &ping, now_ms), Attended::No);
+    assert_eq!(attend(&ours, &receipt, &ping, now_ms), Attended::No);
     sim.run(secs(1));
     assert!(!ours.is_asleep());
     sim.run(secs(6));
     assert!(ours.is_asleep());
+}
+
+/// Both ends read the keepalives of many at once, and are late with each. The time of the path is not theirs.
+#[test]
+fn naps_at_the_ends_are_not_taken_for_the_path() {
+    let mut sim = at_rest(47);
+    let rtt = |sim: &Sim| {
+        let status = sim.hosts[0].tunnels.status(&sim.id(1), sim.now);
+        let paths = status.unwrap().paths;
+        let primary = paths.iter().find(|path| path.primary);
+        primary.unwrap().rtt.unwrap()
+    };
+    let before = rtt(&sim);
+    assert_eq!(before, ms(20));
+    sim.nap = ms(10);
+    let since = sim.log.len();
+    sim.run(secs(600));
+    assert!(sent(&sim, 0, 1, since) > 24);
+    assert_eq!(rtt(&sim), before);
+    // What is said of longer naps than anybody takes is not believed.
+    sim.nap = ms(250);
+    sim.run(secs(1200));
+    assert!(rtt(&sim) > before, "{:?}", rtt(&sim));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::{
     path::{Candidate, PathKind, Via},
     tunnel::{
         Attended, Config, Datagram, Event, HEADER_LEN, Kind, LocalIdentity, OVERHEAD, PathState,
-        PeerConfig, ReplayWindow, SealError, Session, Tunnels, attend, classify,
+        PeerConfig, Receipt, ReplayWindow, SealError, Session, Tunnels, attend, classify,
     },
 };
 
@@ -77,8 +77,8 @@ pub(super) struct Host {
     later: Vec<Left>,
 }
 
-/// A control message that was attended to: session, sender, counter, payload, when.
-type Left = (u32, SocketAddr, u64, Vec<u8>, Instant);
+/// A control message that was attended to, and when.
+type Left = (Receipt, Vec<u8>, Instant);
 
 impl Host {
     fn new(number: u8, config: Config, seed: u64, floor: u64, now: Instant) -> Self {
@@ -104,9 +104,8 @@ impl Host {
 
     /// What a shell does first whenever the core is awake.
     fn catch_up(&mut self) {
-        for (index, from, counter, payload, at) in std::mem::take(&mut self.later) {
-            self.tunnels
-                .handle_attended(index, from, counter, &payload, at);
+        for (receipt, payload, at) in std::mem::take(&mut self.later) {
+            self.tunnels.handle_attended(receipt, &payload, at);
         }
     }
 
@@ -114,12 +113,11 @@ impl Host {
     fn attend(
         &mut self,
         session: &Session,
-        from: SocketAddr,
-        counter: u64,
+        receipt: Receipt,
         payload: &[u8],
         now: Instant,
     ) -> bool {
-        let index = session.local_index();
+        let (index, from) = (session.local_index(), receipt.from);
         let usual = self
             .sending
             .get(&session.peer())
@@ -127,13 +125,12 @@ impl Host {
         if !usual {
             return false;
         }
-        match attend(session, from, payload, self.tunnels.millis(now)) {
+        match attend(session, &receipt, payload, self.tunnels.millis(now)) {
             Attended::No => return false,
             Attended::Later => {}
             Attended::Answered(answer) => self.answers.push((from, answer)),
         }
-        self.later
-            .push((index, from, counter, payload.to_vec(), now));
+        self.later.push((receipt, payload.to_vec(), now));
         true
     }
 
@@ -210,7 +207,7 @@ impl Host {
     }
 
     /// What a packet thread does.
-    fn receive(&mut self, from: SocketAddr, data: &mut [u8], now: Instant) {
+    fn receive(&mut self, from: SocketAddr, data: &mut [u8], held: Duration, now: Instant) {
         let now_ms = self.tunnels.millis(now);
         match classify(data) {
             None => {}
@@ -231,20 +228,18 @@ impl Host {
                 session.record_rx(opened.kind, data.len(), now_ms);
                 let payload = &data[opened.payload];
                 let session = Arc::clone(session);
-                let left = opened.kind == Kind::Control
-                    && self.attend(&session, from, opened.counter, payload, now);
+                let receipt = Receipt {
+                    held,
+                    ..Receipt::at_once(receiver, from, opened.counter)
+                };
+                let left =
+                    opened.kind == Kind::Control && self.attend(&session, receipt, payload, now);
                 if left {
                     return;
                 }
                 self.catch_up();
                 if opened.kind == Kind::Control {
-                    self.tunnels.handle_opened_control(
-                        receiver,
-                        from,
-                        opened.counter,
-                        payload,
-                        now,
-                    );
+                    self.tunnels.handle_opened_control(receipt, payload, now);
                     return;
                 }
                 if session.wakes() {
@@ -267,6 +262,8 @@ pub(super) struct Sim {
     pub(super) now: Instant,
     pub(super) weather: Weather,
     pub(super) cut: BTreeSet<u8>,
+    /// For up to this long what arrives lies unread.
+    pub(super) nap: Duration,
     /// Longer datagrams are lost.
     pub(super) largest: usize,
     /// Everything ever put on the wire.
@@ -308,6 +305,7 @@ impl Sim {
             now: start,
             weather: CLEAR,
             cut: BTreeSet::new(),
+            nap: Duration::ZERO,
             largest: usize::MAX,
             log: Vec::new(),
             queue: BTreeMap::new(),
@@ -464,7 +462,9 @@ impl Sim {
             1
         };
         for _ in 0..copies {
+            let nap = u64::try_from(self.nap.as_millis()).unwrap();
             let delay = self.weather.delay.0 + self.roll(self.weather.delay.1 + 1);
+            let delay = delay + if nap == 0 { 0 } else { self.roll(nap + 1) };
             self.seq += 1;
             self.queue
                 .insert((self.now + ms(delay), self.seq), packet.clone());
@@ -505,7 +505,7 @@ impl Sim {
                 network_of(packet.to) != 1 || self.filters.let_in(host, packet.from, self.now)
             };
             if let Some(host) = host.filter(|host| free(*host)) {
-                self.hosts[host].receive(packet.from, &mut packet.data, self.now);
+                self.hosts[host].receive(packet.from, &mut packet.data, self.nap, self.now);
             }
             self.drain();
         }
