@@ -104,7 +104,12 @@ pub enum Action {
         value: Vec<u8>,
         /// For how long it lives.
         life: Duration,
+        /// Nothing is new in it: only some servers are to have it at once.
+        gently: bool,
     },
+    /// One server more is to have the records under these keys that were put before, whichever lacks them and had one the
+    /// longest ago. Those under other keys are not this node's any more.
+    PutOne(Vec<Hash>),
     /// Look a key up in the DHT. Report values with [`Records::handle_value`], the end with
     /// [`Records::handle_finished`].
     Get {
@@ -112,6 +117,8 @@ pub enum Action {
         query: Query,
         /// Which key.
         key: Hash,
+        /// The bootstraps alone are asked.
+        gently: bool,
     },
     /// Nobody waits for this look-up any more.
     Stop(Query),
@@ -427,8 +434,10 @@ impl Records {
         if let Some(counter) = self.publisher.handle_timeout(now) {
             self.updates.push_back(Update::Counter(counter));
         }
-        if let Some((query, key)) = self.publisher.take_check(&mut self.next_query, now) {
-            self.actions.push_back(Action::Get { query, key });
+        self.actions
+            .extend(self.publisher.take_one(now).map(Action::PutOne));
+        if let Some(check) = self.publisher.take_check(&mut self.next_query, now) {
+            self.actions.push_back(check);
         }
         if let Some(update) = self.hold.take_dirty(now.instant) {
             self.updates.push_back(update);
@@ -445,7 +454,8 @@ impl Records {
             self.lookups.start(node, keys, now.instant);
         }
         while let Some((query, key)) = self.lookups.next_get(&mut self.next_query, now.instant) {
-            self.actions.push_back(Action::Get { query, key });
+            let gently = false;
+            self.actions.push_back(Action::Get { query, key, gently });
         }
     }
 

@@ -15,9 +15,12 @@ use rand_core::Rng;
 use super::{Action, Group, Now, lookup::Query};
 
 /// Without any change a record goes out again after this, and after twice as long each time, up to half of the time that
-/// it lives: a round is connections to some twenty servers, and those have it already.
+/// it lives.
 pub(super) const REPUBLISH: Duration = Duration::from_secs(600);
 pub(super) const MAX_REPUBLISH: Duration = Duration::from_secs(MAX_TTL as u64 / 2);
+/// Servers that have such a record already are given it again one by one, at least this far apart: each is a connection for
+/// nothing else. Twenty have it within 50 minutes.
+pub(super) const PACE: Duration = Duration::from_secs(150);
 /// Changes are collected for this long.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Two rounds are at least this far apart.
@@ -59,6 +62,14 @@ pub(super) struct Publisher {
     due: Option<Instant>,
     /// Rounds that some server took, since something changed.
     unchanged: u32,
+    /// Something changed since the last round went out.
+    changed: bool,
+    /// The last round went out only to some, and nobody took it.
+    refused: bool,
+    /// The last round went out only to some.
+    gently: bool,
+    /// When one server more is to have what is not new.
+    one_at: Option<Instant>,
     /// A number is on its way to disk.
     waiting: bool,
     /// Puts that were not reported yet, and whether any server took one of the round.
@@ -86,6 +97,10 @@ impl Publisher {
             last: None,
             due: None,
             unchanged: 0,
+            changed: false,
+            refused: false,
+            gently: false,
+            one_at: None,
             waiting: false,
             pending: Vec::new(),
             taken: false,
@@ -133,7 +148,7 @@ impl Publisher {
         let gap = if self.taken { GAP } else { UNTAKEN_GAP };
         let earliest = self.last.map(|last| last + gap);
         let at = (now + SETTLE).max(earliest.unwrap_or(now));
-        self.unchanged = 0;
+        (self.unchanged, self.changed) = (0, true);
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
@@ -191,10 +206,15 @@ impl Publisher {
         if !std::mem::take(&mut self.waiting) {
             return Vec::new();
         }
-        self.last = Some(now.instant);
+        let before = self.last.replace(now.instant);
+        let held = before.is_some_and(|last| now.instant < last + MAX_REPUBLISH + 6 * PACE);
         self.pending.clear();
-        self.taken = false;
+        (self.taken, self.changed) = (false, false);
         self.values.clear();
+        let gently = self.unchanged > 0 && held && !std::mem::take(&mut self.refused);
+        self.gently = gently;
+        let planned = self.one_at.filter(|at| *at > now.instant);
+        self.one_at = Some(planned.unwrap_or(now.instant + PACE));
         let mut out = Vec::new();
         for group in groups {
             let Some(secret) = group.secrets.first() else {
@@ -221,6 +241,7 @@ impl Publisher {
                 key,
                 value,
                 life: Duration::from_secs(MAX_TTL.into()),
+                gently,
             });
         }
         self.to_check = self.values.values().map(|(key, _)| *key).collect();
@@ -254,8 +275,9 @@ impl Publisher {
         }
         if self.taken {
             self.retry = RETRY;
-            self.unchanged = self.unchanged.saturating_add(1);
+            self.unchanged = (self.unchanged + 1).min(32) * u32::from(!self.changed);
         } else {
+            self.refused = true;
             let again = now.instant + self.retry;
             self.due = Some(self.due.map_or(again, |due| due.min(again)));
             self.retry = (self.retry * 2).min(REPUBLISH);
@@ -263,8 +285,16 @@ impl Publisher {
         true
     }
 
+    /// Is one server more to have what is not new, and under which keys is that?
+    pub(super) fn take_one(&mut self, now: Now) -> Option<Vec<Hash>> {
+        self.one_at.filter(|at| *at <= now.instant)?;
+        self.one_at = (!self.values.is_empty()).then(|| now.instant + PACE);
+        self.one_at?;
+        Some(self.values.values().map(|(key, _)| *key).collect())
+    }
+
     /// A look-up of this node's own record, one at a time, some time after it went out.
-    pub(super) fn take_check(&mut self, next: &mut u64, now: Now) -> Option<(Query, Hash)> {
+    pub(super) fn take_check(&mut self, next: &mut u64, now: Now) -> Option<Action> {
         self.check_at.filter(|at| *at <= now.instant)?;
         let Some(key) = self.to_check.pop() else {
             self.check_at = None;
@@ -275,7 +305,8 @@ impl Publisher {
         // Those of the last rounds; what comes later than that says nothing new.
         let old = self.checks.len().saturating_sub(32);
         self.checks.drain(..old);
-        Some((query, key))
+        let gently = self.gently;
+        Some(Action::Get { query, key, gently })
     }
 
     pub(super) fn is_check(&self, query: Query) -> bool {
@@ -324,6 +355,7 @@ impl Publisher {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        [self.due, self.check_at].into_iter().flatten().min()
+        let times = [self.due, self.check_at, self.one_at];
+        times.into_iter().flatten().min()
     }
 }

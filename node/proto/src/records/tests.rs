@@ -1,5 +1,7 @@
 //! Several nodes around a DHT made of a map: publishing, finding, squatting, day and secret turning over.
 
+mod gently;
+
 use std::collections::BTreeMap;
 
 use kanpachi_common::{
@@ -55,6 +57,9 @@ struct Dht {
     down: bool,
     gets: usize,
     puts: usize,
+    /// Puts of what is not new, and servers that had it one by one.
+    gentle: usize,
+    ones: usize,
 }
 
 struct Node {
@@ -151,17 +156,22 @@ impl Node {
     fn carry_out(&mut self, action: Action, dht: &mut Dht) {
         match action {
             Action::Put {
-                query, key, value, ..
+                query,
+                key,
+                value,
+                gently,
+                ..
             } => {
                 dht.puts += 1;
+                dht.gentle += usize::from(gently);
                 if !dht.down {
                     dht.values.entry(key).or_default().insert(0, value);
                 }
                 self.records
                     .handle_put(query, usize::from(!dht.down), self.now);
             }
-            Action::Get { query, key } => {
-                dht.gets += 1;
+            Action::Get { query, key, gently } => {
+                dht.gets += usize::from(!gently);
                 if !dht.down {
                     for value in dht.values.get(&key).into_iter().flatten() {
                         self.records.handle_value(query, value, self.now);
@@ -174,6 +184,10 @@ impl Node {
                 self.kept.insert(key, value);
             }
             Action::Drop(keys) => self.kept.retain(|key, _| !keys.contains(key)),
+            Action::PutOne(keys) => {
+                assert!(keys.iter().all(|key| dht.values.contains_key(key)));
+                dht.ones += 1;
+            }
             Action::Stop(_) => {}
         }
     }

@@ -32,11 +32,12 @@ const MAX_SAME: usize = 2;
 /// A tunnel that does not come up within this makes the member be asked by other ways.
 const PATIENCE: Duration = Duration::from_millis(700);
 /// Between two questions to members with a tunnel, when nothing happens.
-const REFRESH: Duration = Duration::from_secs(300);
+const REFRESH: Duration = Duration::from_secs(600);
 /// First pause after a question that failed; it doubles.
 const RETRY: Duration = Duration::from_secs(1);
-/// Longest such pause; after an answer that did not bring what was claimed it is [`REFRESH`].
+/// Longest such pause, and longest one after an answer that did not bring what was claimed.
 const MAX_RETRY: Duration = Duration::from_secs(30);
+const MAX_RETRY_CLAIMED: Duration = Duration::from_secs(300);
 /// Whoever takes longer to answer is not waited for: others are asked for the same news.
 const SLOW: Duration = Duration::from_secs(5);
 /// While others are asked for the same news.
@@ -44,7 +45,7 @@ const WAIT: Duration = Duration::from_secs(1);
 /// When nothing happens, all but one of so many times it is somebody who is connected by libp2p anyway that is asked. A
 /// connection of its own costs more than everything else that a node does at rest; but those who are always asked
 /// could agree to say nothing.
-const FARTHER: u32 = 6;
+const FARTHER: u32 = 3;
 
 /// What is known of one member.
 #[derive(Debug, Default)]
@@ -233,7 +234,8 @@ impl Spread {
         self.near = near;
     }
 
-    /// Nothing happened for a while: a member is asked, and the next time another one.
+    /// Nothing happened for a while: a member is asked, and the next time another one; nobody where it is the turn of those who
+    /// are connected and there are none.
     fn ask_at_rest(&mut self, now: Instant) {
         if !self.peers.values().any(|p| p.live) {
             self.refresh = None;
@@ -244,7 +246,7 @@ impl Spread {
             let at_rest = self.peers.iter().filter(|(_, peer)| peer.is_at_rest());
             let at_rest = at_rest.map(|(node, _)| *node);
             let (near, far): (Vec<_>, Vec<_>) = at_rest.partition(|node| self.near.contains(node));
-            let farther = self.refreshed.is_multiple_of(FARTHER) || near.is_empty();
+            let farther = self.refreshed.is_multiple_of(FARTHER);
             let chosen = if farther && !far.is_empty() {
                 next_of(far, 1, &mut self.far_cursor)
             } else {
@@ -299,7 +301,7 @@ impl Spread {
         let again = std::mem::take(&mut peer.again);
         if peer.doubtful {
             let longest = if answered && !again {
-                REFRESH
+                MAX_RETRY_CLAIMED
             } else {
                 MAX_RETRY
             };

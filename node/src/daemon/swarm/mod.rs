@@ -11,6 +11,7 @@ mod records;
 mod relays;
 mod sightings;
 mod standing;
+mod trickle;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

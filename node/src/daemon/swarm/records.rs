@@ -12,13 +12,14 @@ use libp2p::{
     PeerId,
     kad::{
         self, GetRecordOk, InboundRequest, ProgressStep, QueryId, QueryResult, Quorum, Record,
-        RecordKey, store::RecordStore as _,
+        RecordKey,
+        store::{MemoryStore, RecordStore as _},
     },
 };
 
 use tokio::task::AbortHandle;
 
-use super::{Event, Task};
+use super::{Event, Task, trickle::Trickle};
 
 /// Servers that a record is given to: the nearest to its key.
 const NEAREST: usize = 20;
@@ -53,6 +54,9 @@ pub(in crate::daemon) enum RecordEvent {
 enum Track {
     Put {
         query: Query,
+        key: RecordKey,
+        /// Who was given it.
+        servers: Vec<PeerId>,
         /// What is put to nearer servers if hardly any of those takes it.
         again: Option<(Record, BTreeSet<PeerId>)>,
     },
@@ -80,6 +84,7 @@ pub(super) struct Dht {
     gets: HashMap<Query, Get>,
     pub(super) servers: BTreeSet<PeerId>,
     offers: HashMap<PeerId, (u32, Instant)>,
+    trickle: Trickle,
 }
 
 impl Dht {
@@ -100,6 +105,35 @@ impl Dht {
     }
 }
 
+/// The servers known here that are to have a record.
+fn nearest(kad: &mut kad::Behaviour<MemoryStore>, key: &RecordKey) -> Vec<PeerId> {
+    let target = kad::KBucketKey::from(key.clone());
+    let nearest = kad.get_closest_local_peers(&target).take(NEAREST);
+    nearest.map(|key| *key.preimage()).collect()
+}
+
+/// Who is given a record at once. What is not new goes to the bootstraps, or to a few others where none of them is connected.
+fn whom(
+    gently: bool,
+    mut bootstraps: Vec<PeerId>,
+    mut nearest: Vec<PeerId>,
+    connected: impl Fn(&PeerId) -> bool,
+) -> Vec<PeerId> {
+    nearest.retain(|peer| !bootstraps.contains(peer));
+    if gently {
+        let least = if bootstraps.iter().any(&connected) {
+            0
+        } else {
+            FEW
+        };
+        // Those first that are connected; otherwise the nearest first.
+        nearest.sort_by_key(|peer| !connected(peer));
+        nearest.truncate(least);
+    }
+    bootstraps.extend(nearest);
+    bootstraps
+}
+
 fn key_of(hash: &Hash) -> RecordKey {
     RecordKey::new(&hash.0)
 }
@@ -112,8 +146,13 @@ impl Task {
                 key,
                 value,
                 life,
-            } => self.put(query, &key, value, life),
-            Action::Get { query, key } => self.get(query, &key),
+                gently,
+            } => {
+                let record = self.keep(&key, value, life);
+                self.put(query, record, life, gently);
+            }
+            Action::PutOne(keys) => self.put_one(&keys),
+            Action::Get { query, key, gently } => self.get(query, &key, gently),
             Action::Stop(query) => self.stop_get(query),
             Action::Keep { key, value, life } => drop(self.keep(&key, value, life)),
             Action::Drop(keys) => {
@@ -140,14 +179,18 @@ impl Task {
         record
     }
 
-    fn get(&mut self, query: Query, key: &Hash) {
-        let id = self.kad().get_record(key_of(key));
-        self.dht.tracks.insert(id, Track::Get(query));
+    fn get(&mut self, query: Query, key: &Hash, gently: bool) {
+        let nearest = (!gently).then(|| self.kad().get_record(key_of(key)));
+        if let Some(id) = nearest {
+            self.dht.tracks.insert(id, Track::Get(query));
+        }
+        let bootstraps = self.ask_bootstraps(query, key);
         let get = Get {
-            nearest: Some(id),
-            bootstraps: self.ask_bootstraps(query, key),
+            nearest,
+            bootstraps,
         };
         self.dht.gets.insert(query, get);
+        self.check_finished(query);
     }
 
     fn stop_get(&mut self, query: Query) {
@@ -181,31 +224,54 @@ impl Task {
         }
     }
 
-    /// Keeps a record of this node, gives it to the bootstraps and to the nearest servers known here at once, and to
-    /// nearer ones as they are found.
-    fn put(&mut self, query: Query, key: &Hash, value: Vec<u8>, life: Duration) {
-        let record = self.keep(key, value, life);
-        let target = kad::KBucketKey::from(record.key.clone());
+    /// Gives a record of this node to the bootstraps and to the nearest servers known here at once, and to nearer ones as they
+    /// are found. What is not new, to the bootstraps or a few; the others have it [one by one](Self::put_one).
+    fn put(&mut self, query: Query, record: Record, life: Duration, gently: bool) {
         // Before the others: not all are given it at once, and some of those may be long in not answering.
-        let mut servers = self.reach_bootstraps();
-        let kad = self.kad();
-        let nearest = kad.get_closest_local_peers(&target).take(NEAREST);
-        let nearest = nearest.map(|key| *key.preimage());
-        let more: Vec<PeerId> = nearest.filter(|peer| !servers.contains(peer)).collect();
-        servers.extend(more);
-        let given = servers.iter().copied().collect();
-        let id = kad.put_record_to(record.clone(), servers.into_iter(), Quorum::All);
-        let again = if self.knows_all_servers() {
-            Some((record, given))
-        } else {
-            self.put_nearer(record, given);
+        let bootstraps = self.reach_bootstraps();
+        let nearest = nearest(self.kad(), &record.key);
+        let known = bootstraps.iter().chain(&nearest).copied().collect();
+        let swarm = &self.swarm;
+        let servers = whom(gently, bootstraps, nearest, |peer| swarm.is_connected(peer));
+        tracing::debug!(gently, servers = servers.len(), "a record goes out");
+        self.dht.trickle.start(&record, life, crate::clock::now());
+        let (key, all) = (record.key.clone(), servers.clone().into_iter());
+        let id = self.kad().put_record_to(record.clone(), all, Quorum::All);
+        let again = if !self.knows_all_servers() {
+            self.put_nearer(record, known);
             None
+        } else if gently {
+            None
+        } else {
+            Some((record, known))
         };
-        self.dht.tracks.insert(id, Track::Put { query, again });
+        let track = Track::Put {
+            query,
+            key,
+            servers,
+            again,
+        };
+        self.dht.tracks.insert(id, track);
+    }
+
+    /// One server more is given what it had the longest ago. Nobody looks whether it takes it.
+    fn put_one(&mut self, keys: &[Hash]) {
+        let (behaviour, trickle) = (self.swarm.behaviour_mut(), &mut self.dht.trickle);
+        let kad = &mut behaviour.for_known.inner_mut().kad;
+        trickle.keep_only(&keys.iter().map(key_of).collect::<Vec<_>>());
+        let next = trickle.next(|key| nearest(kad, key), crate::clock::now());
+        let Some((server, records)) = next else {
+            return;
+        };
+        tracing::debug!(%server, records = records.len(), "a record goes out to one");
+        for record in records {
+            kad.put_record_to(record, std::iter::once(server), Quorum::One);
+        }
     }
 
     /// Asks around for servers that are nearer to a record, and puts it there.
     fn put_nearer(&mut self, record: Record, given: BTreeSet<PeerId>) {
+        tracing::debug!(known = given.len(), "nearer servers are looked for");
         let closest = self.kad().get_closest_peers(record.key.to_vec());
         let track = Track::Closest { record, given };
         self.dht.tracks.insert(closest, track);
@@ -261,19 +327,14 @@ impl Task {
         match (self.dht.tracks.get(&id), result) {
             (Some(Track::Put { query, .. }), QueryResult::PutRecord(result)) => {
                 let query = *query;
-                let servers = match result {
-                    Ok(_) => NEAREST,
+                let taken = match result {
+                    Ok(_) => None,
                     Err(
                         kad::PutRecordError::QuorumFailed { success, .. }
                         | kad::PutRecordError::Timeout { success, .. },
-                    ) => success.len(),
+                    ) => Some(success),
                 };
-                if let Some(Track::Put { again, .. }) = self.dht.tracks.remove(&id)
-                    && let Some((record, given)) = again.filter(|_| servers < FEW)
-                {
-                    self.put_nearer(record, given);
-                }
-                self.tell(Event::Record(RecordEvent::Stored { query, servers }));
+                self.end_put(id, query, taken);
             }
             (Some(Track::Get(query)), QueryResult::GetRecord(result)) => {
                 let query = *query;
@@ -313,6 +374,26 @@ impl Task {
         }
     }
 
+    /// A put has ended; these servers took it, or all.
+    fn end_put(&mut self, id: QueryId, query: Query, taken: Option<Vec<PeerId>>) {
+        let Some(Track::Put {
+            key,
+            servers,
+            again,
+            ..
+        }) = self.dht.tracks.remove(&id)
+        else {
+            return;
+        };
+        let taken = taken.unwrap_or(servers);
+        self.dht.trickle.note(&key, &taken, crate::clock::now());
+        let servers = taken.len();
+        if let Some((record, given)) = again.filter(|_| servers < FEW) {
+            self.put_nearer(record, given);
+        }
+        self.tell(Event::Record(RecordEvent::Stored { query, servers }));
+    }
+
     /// A peer that speaks the DHT's protocol is connected.
     pub(super) fn note_server(&mut self, peer: PeerId) {
         let new = self.dht.servers.insert(peer);
@@ -333,5 +414,28 @@ impl Task {
             &peer,
             addrs.iter().map(|addr| super::quic_addr(*addr)),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_new_goes_to_the_bootstraps_or_to_a_few() {
+        let peers: Vec<PeerId> = (0..12).map(|_| PeerId::random()).collect();
+        let (bootstraps, nearest) = (peers[..2].to_vec(), peers[1..].to_vec());
+        let whom = |gently, there: &[PeerId]| {
+            let connected = |peer: &PeerId| there.contains(peer);
+            whom(gently, bootstraps.clone(), nearest.clone(), connected)
+        };
+        assert_eq!(whom(false, &[]), peers);
+        // A bootstrap is there, and a member.
+        assert_eq!(whom(true, &[peers[0], peers[7]]), peers[..2]);
+        // The bootstraps are listed and dead.
+        assert_eq!(whom(true, &[]), peers[..5]);
+        let there = [peers[7]];
+        let few = [0, 1, 7, 2, 3].map(|at| peers[at]);
+        assert_eq!(whom(true, &there), few);
     }
 }

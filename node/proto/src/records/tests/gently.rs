@@ -1,0 +1,41 @@
+//! Records that are not new.
+
+use super::super::publish::{MAX_REPUBLISH, PACE};
+use super::*;
+
+#[test]
+fn what_is_not_new_goes_out_gently_and_what_is_new_does_not() {
+    let mut dht = Dht::default();
+    let mut alice = Node::published(1, 4001, &mut dht);
+    assert_eq!((dht.puts, dht.gentle), (1, 0));
+    alice.pass(4 * MAX_REPUBLISH, &mut dht);
+    let rounds = dht.gentle;
+    assert!(rounds >= 4 && dht.puts == rounds + 1, "{}", dht.puts);
+    // At its pace, whatever the rounds are, and only the bootstraps are asked whether it arrived.
+    let paces = (4 * MAX_REPUBLISH).as_secs() / PACE.as_secs();
+    let ones = u64::try_from(dht.ones).unwrap();
+    assert!(
+        (paces * 9 / 10..=paces).contains(&ones),
+        "{ones} of {paces}"
+    );
+    assert_eq!(dht.gets, 1);
+    // Something changes while a gentle round is on its way.
+    alice.records.set_own(at(4002), vec![], alice.now);
+    alice.pass(Duration::from_secs(10), &mut dht);
+    assert_eq!((dht.puts, dht.gentle), (rounds + 2, rounds));
+    // Nobody takes it any more: what comes then goes to all again.
+    alice.pass(REPUBLISH, &mut dht);
+    let (puts, gentle) = (dht.puts, dht.gentle);
+    assert_eq!(gentle, rounds + 1);
+    dht.down = true;
+    alice.pass(3 * REPUBLISH, &mut dht);
+    assert_eq!(dht.gentle, gentle + 1);
+    assert!(dht.puts > puts + 1, "{}", dht.puts);
+    dht.down = false;
+    alice.pass(2 * REPUBLISH, &mut dht);
+    // Whoever slept for longer than records live has all to give anew.
+    let (puts, gentle) = (dht.puts, dht.gentle);
+    alice.now.instant += Duration::from_secs(2 * u64::from(MAX_TTL));
+    alice.pass(Duration::from_secs(1), &mut dht);
+    assert_eq!((dht.puts, dht.gentle), (puts + 1, gentle));
+}
