@@ -129,8 +129,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "nobody is asked for a record",
         edits: &[(
             "node/src/daemon/swarm/records.rs",
-            "Action::Get { query, key } => self.get(query, &key),",
-            "Action::Get { query, key } => if !FAULT { self.get(query, &key); },",
+            "Action::Get { query, key, gently } => self.get(query, &key, gently),",
+            "Action::Get { query, key, gently } => if !FAULT { self.get(query, &key, gently); },",
         )],
         finders: &[
             lab(
@@ -185,8 +185,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "bootstraps are given no record",
         edits: &[(
             "node/src/daemon/swarm/records.rs",
-            "let mut servers = self.reach_bootstraps();",
-            "let mut servers = if FAULT { Vec::new() } else { self.reach_bootstraps() };",
+            "let bootstraps = self.reach_bootstraps();",
+            "let bootstraps = if FAULT { Vec::new() } else { self.reach_bootstraps() };",
         )],
         finders: &[SURROUNDED],
     },
@@ -194,8 +194,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "bootstraps are asked for no record",
         edits: &[(
             "node/src/daemon/swarm/records.rs",
-            "bootstraps: self.ask_bootstraps(query, key),",
-            "bootstraps: if FAULT { None } else { self.ask_bootstraps(query, key) },",
+            "let bootstraps = self.ask_bootstraps(query, key);",
+            "let bootstraps = if FAULT { None } else { self.ask_bootstraps(query, key) };",
         )],
         finders: &[SURROUNDED],
     },

@@ -20,6 +20,7 @@ mod nat;
 mod promises;
 mod recovery;
 mod relay;
+mod rest;
 mod shows;
 mod situations;
 mod spread;
@@ -45,6 +46,7 @@ const GROUPS: &[(&str, &[Fault])] = &[
     ("relay of data", relay::FAULTS),
     ("sizes of paths", mtu::FAULTS),
     ("networks, forwarded ports", nat::FAULTS),
+    ("nodes at rest", rest::FAULTS),
 ];
 
 fn main() -> ExitCode {

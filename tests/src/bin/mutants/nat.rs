@@ -213,21 +213,6 @@ pub(crate) const FAULTS: &[Fault] = &[
         )],
     },
     Fault {
-        name: "each node rests at a beat of its own",
-        edits: &[(
-            "node/src/clock.rs",
-            "kanpachi_transport::alarm::next_beat(Instant::now(), every);",
-            "kanpachi_transport::alarm::next_beat(
-        Instant::now(),
-        every - Duration::from_millis(if FAULT { u64::from(std::process::id() % 997) } else { 0 }),
-    );",
-        )],
-        finders: &[lab(
-            "idle_show9",
-            "a_node_at_rest_among_twenty_peers_hardly_wakes_up",
-        )],
-    },
-    Fault {
         name: "a member has all dialled that it tells of",
         edits: &[(
             "common/transport/src/budget.rs",

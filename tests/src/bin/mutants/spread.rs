@@ -148,8 +148,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "a record that nobody changed goes out all the time",
         edits: &[(
             "node/proto/src/records/publish.rs",
-            "self.unchanged = self.unchanged.saturating_add(1);",
-            "self.unchanged = self.unchanged.saturating_add(u32::from(!FAULT));",
+            "(self.unchanged + 1).min(32) * u32::from(!self.changed);",
+            "(self.unchanged + u32::from(!FAULT)).min(32) * u32::from(!self.changed);",
         )],
         finders: &[lib(
             "node/proto",
