@@ -13,11 +13,15 @@ impl Estimator {
     /// A probe was answered after `took`, of which up to `idle` may have been spent waiting at the ends for somebody to wake up.
     /// What was known before is doubted only as far as it can not be true.
     pub fn answered(&mut self, took: Duration, idle: Duration) {
-        self.rtt = Some(match self.rtt {
-            None => took,
-            Some(old) => (old * 7 + old.clamp(took.saturating_sub(idle), took)) / 8,
-        });
+        let rtt = self.nearest(took, idle);
+        self.rtt = Some(self.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
         self.loss -= self.loss / 16.0;
+    }
+
+    /// Of the times that such an answer may have taken on the way, what is nearest to what is known.
+    pub(super) fn nearest(&self, took: Duration, idle: Duration) -> Duration {
+        let known = self.rtt.unwrap_or(took);
+        known.clamp(took.saturating_sub(idle), took)
     }
 
     /// A probe was not answered in time.

@@ -489,10 +489,10 @@ impl PathSet {
         Some(self.describe(path, now))
     }
 
-    /// Smoothed round-trip time of a path, if there is such a one and it was ever answered.
-    pub(crate) fn rtt(&self, addr: SocketAddr) -> Option<Duration> {
-        let path = self.paths.iter().find(|path| path.addr == addr)?;
-        path.estimator.rtt()
+    /// How long an answer on a path was on the way, as far as the path is known: up to `idle` of it may have passed at the ends.
+    pub(crate) fn on_the_way(&self, addr: SocketAddr, took: Duration, idle: Duration) -> Duration {
+        let path = self.paths.iter().find(|path| path.addr == addr);
+        path.map_or(took, |path| path.estimator.nearest(took, idle))
     }
 
     /// The path that data takes.

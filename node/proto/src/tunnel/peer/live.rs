@@ -252,9 +252,7 @@ impl Peer {
         };
         if let Some((_, token, sent)) = cx.pings.remove(at) {
             let (peer, took) = (self.id(), now.saturating_duration_since(sent));
-            // As the estimator does: of what may have been spent at the ends, as much as fits to what is known of the path.
-            let known = self.paths.rtt(endpoint).unwrap_or(took);
-            let rtt = known.clamp(took.saturating_sub(idle), took);
+            let rtt = self.paths.on_the_way(endpoint, took, idle);
             cx.events.push_back(Event::Pong {
                 peer,
                 token,
