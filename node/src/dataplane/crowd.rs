@@ -15,9 +15,10 @@ const NEXT_MS: u64 = 2000;
 /// What came.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
-    /// Keepalives since it was asked last, and handshakes and control messages that are none.
+    /// What came since it was asked last: keepalives, handshakes, and control messages that are none.
     keepalives: bool,
-    others: bool,
+    handshakes: bool,
+    messages: bool,
     /// When a crowd of keepalives began last.
     began_ms: Option<u64>,
     /// When one of the others came that does not belong to a crowd, as far as is known.
@@ -42,9 +43,14 @@ impl Crowd {
         self.keepalives = true;
     }
 
-    /// A handshake, or a control message that the engine has to see.
-    pub(super) const fn other(&mut self) {
-        self.others = true;
+    /// A handshake, or a challenge of a relay: there are many at one moment too.
+    pub(super) const fn handshake(&mut self) {
+        self.handshakes = true;
+    }
+
+    /// A control message that the engine has to see.
+    pub(super) const fn message(&mut self) {
+        self.messages = true;
     }
 
     /// Something that somebody waits for.
@@ -58,11 +64,12 @@ impl Crowd {
 
     /// What comes next? The clock is read only when it matters.
     pub(super) fn expects(&mut self, clock: impl FnOnce() -> u64) -> Expected {
-        let (keepalives, others) = (self.keepalives, self.others);
+        let (keepalives, handshakes) = (self.keepalives, self.handshakes);
+        let others = handshakes || self.messages;
         if !keepalives && !others {
             return Expected::Nothing;
         }
-        (self.keepalives, self.others) = (false, false);
+        (self.keepalives, self.handshakes, self.messages) = (false, false, false);
         let now_ms = clock();
         let within = |then: Option<u64>, ms| then.is_some_and(|then| now_ms < then + ms);
         if keepalives && !within(self.began_ms, NEXT_MS) {
@@ -74,10 +81,12 @@ impl Crowd {
             self.other_ms = Some(now_ms);
         }
         let urgent_ms = Some(self.urgent.0.load(Relaxed)).filter(|then| *then > 0);
-        if within(urgent_ms, AT_REST_MS) || within(self.other_ms, AT_REST_MS) {
-            Expected::Soon
-        } else {
-            Expected::AtRest
+        let busy = within(urgent_ms, AT_REST_MS) || within(self.other_ms, AT_REST_MS);
+        match (busy, keepalives || handshakes) {
+            (false, _) => Expected::AtRest,
+            (true, true) => Expected::Soon,
+            // Busy pairs ask at moments of their own.
+            (true, false) => Expected::Nothing,
         }
     }
 }
@@ -93,19 +102,24 @@ mod tests {
         crowd.keepalive();
         assert_eq!(crowd.expects(|| 10_000), Expected::AtRest);
         assert_eq!(crowd.expects(|| unreachable!()), Expected::Nothing);
-        crowd.other();
+        crowd.message();
         assert_eq!(crowd.expects(|| 10_299), Expected::AtRest);
     }
 
     #[test]
     fn a_handshake_may_come_before_the_keepalives_of_its_moment() {
         let mut crowd = Crowd::default();
-        crowd.other();
+        crowd.handshake();
         assert_eq!(crowd.expects(|| 10_000), Expected::Soon);
         crowd.keepalive();
         assert_eq!(crowd.expects(|| 10_100), Expected::AtRest);
-        crowd.other();
+        crowd.handshake();
         assert_eq!(crowd.expects(|| 10_399), Expected::AtRest);
+        // At another moment somebody has something to say. Nobody else says so at the same time.
+        crowd.message();
+        assert_eq!(crowd.expects(|| 10_400), Expected::Nothing);
+        crowd.handshake();
+        assert_eq!(crowd.expects(|| 12_399), Expected::Soon);
     }
 
     #[test]
@@ -115,7 +129,7 @@ mod tests {
         for now_ms in (10_000..30_000).step_by(100) {
             crowd.keepalive();
             crowd.expects(|| now_ms);
-            crowd.other();
+            crowd.handshake();
             late += u32::from(crowd.expects(|| now_ms + 50) == Expected::AtRest);
         }
         // For a while, again and again, until it is seen that it is no crowd.
@@ -127,7 +141,7 @@ mod tests {
         let urgent = Urgent::default();
         let (mut crowd, streams) = (Crowd::new(&urgent), Crowd::new(&urgent));
         // A handshake out of nowhere: there will be data.
-        crowd.other();
+        crowd.handshake();
         assert_eq!(crowd.expects(|| 10_000), Expected::Soon);
         crowd.keepalive();
         assert_eq!(crowd.expects(|| 11_999), Expected::Soon);

@@ -121,7 +121,7 @@ impl<W: PacketWriter> Inbound<W> {
         let counters = &self.shared.counters;
         if self.doorstep.admit(from.ip(), datagram, now_ms) {
             self.shared.queues.stranger(from, datagram, counters);
-            self.crowd.other();
+            self.crowd.handshake();
         } else {
             counters.drop_flood.one();
         }
@@ -174,7 +174,7 @@ impl<W: PacketWriter> Inbound<W> {
             };
             match control(&self.shared, &self.socket, receiving, receipt, payload) {
                 Taken::Here => self.crowd.keepalive(),
-                Taken::ByEngine => self.crowd.other(),
+                Taken::ByEngine => self.crowd.message(),
             }
             return;
         }
@@ -253,7 +253,7 @@ impl<W: PacketWriter> DatagramHandler for Inbound<W> {
             self.shared.queues.stranger(from, datagram, counters);
             match relay::decode_bound(datagram) {
                 Some((relay::Step::Bound, _)) => self.crowd.keepalive(),
-                Some((relay::Step::Challenge, _)) => self.crowd.other(),
+                Some((relay::Step::Challenge, _)) => self.crowd.handshake(),
                 None => {}
             }
         } else {
