@@ -25,9 +25,11 @@ impl Backlog {
     }
 
     pub(super) fn push(&mut self, event: Event) {
-        let older = self.0.iter().position(|other| replaces(&event, other));
-        let older = older.or_else(|| self.crowded(&event));
-        if let Some(older) = older.and_then(|at| self.0.get_mut(at)) {
+        if let Some(oldest) = self.crowded(&event) {
+            self.0.remove(oldest);
+        }
+        let older = self.0.iter_mut().find(|other| replaces(&event, other));
+        if let Some(older) = older {
             *older = event;
         } else if may_be_lost(&event) && self.0.len() >= MAX_WAITING {
             tracing::debug!("the core is behind: something is dropped");
@@ -37,15 +39,16 @@ impl Backlog {
         }
     }
 
-    /// Where the oldest sighting of a member waits of which there are as many as are remembered.
+    /// Where the oldest sighting of a member waits of which there are as many as are remembered, if this is another one.
     fn crowded(&self, event: &Event) -> Option<usize> {
         let Event::OnLan { node, .. } = event else {
             return None;
         };
         let of_it = |other: &Event| matches!(other, Event::OnLan { node: of, .. } if of == node);
-        let mut places = (self.0.iter().enumerate()).filter(|(_, other)| of_it(other));
-        let (oldest, _) = places.next()?;
-        (places.count() + 1 >= MAX_OF_ONE).then_some(oldest)
+        let places = (self.0.iter().enumerate()).filter(|(_, other)| of_it(other));
+        let (oldest, _) = places.clone().next()?;
+        let another = !places.clone().any(|(_, other)| replaces(event, other));
+        (another && places.count() >= MAX_OF_ONE).then_some(oldest)
     }
 }
 
@@ -139,7 +142,11 @@ mod tests {
         assert_eq!(seen.len(), MAX_OF_ONE + 1, "{seen:?}");
         let of_other = seen.iter().filter(|event| event.contains("192.0.2.2:"));
         assert_eq!(of_other.count(), 1, "{seen:?}");
-        assert!(seen.iter().any(|event| event.contains(":4999")), "{seen:?}");
+        // The newest of them.
+        for port in 5000 - MAX_OF_ONE..5000 {
+            let port = format!(":{port}");
+            assert!(seen.iter().any(|event| event.contains(&port)), "{seen:?}");
+        }
     }
 
     #[test]
