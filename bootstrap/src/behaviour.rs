@@ -37,7 +37,7 @@ const MAX_CONNECTIONS_PER_PEER: u32 = 8;
 /// Inbound handshakes at once.
 const MAX_PENDING: u32 = 256;
 /// Time between two exchanges of addresses with a peer that nothing new is heard of; news is told at once.
-const IDENTIFY_INTERVAL: Duration = Duration::from_secs(15 * 60);
+const IDENTIFY_INTERVAL: Duration = Duration::from_secs(6 * 60 * 60);
 /// Peers without traffic are asked whether they are there; NATs forget a TCP connection after some minutes.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -116,8 +116,8 @@ fn kad(peer: PeerId, org: &OrgId) -> kad::Behaviour<MemoryStore> {
     config
         .set_record_filtering(StoreInserts::FilterBoth)
         .set_kbucket_inserts(kad::BucketInserts::Manual)
-        // Publishers come back every ten minutes; a bootstrap that repeated what it holds would prolong the life
-        // of records that their owners have let go.
+        // Publishers come back; a bootstrap that repeated what it holds would prolong the life of records that their owners
+        // have let go.
         .set_replication_interval(None)
         .set_publication_interval(None)
         .set_provider_publication_interval(None)

@@ -1,7 +1,7 @@
 //! The event loop: the only code that sees the swarm, the mirror and the DHT's records together.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
     time::{Duration, Instant},
@@ -32,8 +32,9 @@ use crate::{
     mirror::Mirror,
 };
 
-/// How often the routing table is refreshed.
-const REFRESH: Duration = Duration::from_secs(300);
+/// How often the routing table is gone through, which asks every member several times. Members come into it when they connect, and
+/// kad looks around by itself as long as there are few.
+const REFRESH: Duration = Duration::from_secs(6 * 60 * 60);
 /// How often expired records are dropped and missing bootstraps are dialled.
 const TICK: Duration = Duration::from_secs(30);
 /// Goodbyes take at most this long.
@@ -69,6 +70,8 @@ pub(crate) struct Server {
     shelf: Shelf,
     /// Connected peers that were let into the DHT when they were last looked at, whatever protocols they speak.
     members: BTreeSet<PeerId>,
+    /// Where connected peers said that they are who could be members before long.
+    applicants: BTreeMap<PeerId, Vec<Multiaddr>>,
     /// Those that are no members any more, for as long as they are told so.
     leaving: FuturesUnordered<BoxFuture<'static, PeerId>>,
     directory_changes: watch::Receiver<u64>,
@@ -90,6 +93,7 @@ impl Server {
             parts,
             shelf: Shelf::new(RECORDS),
             members: BTreeSet::new(),
+            applicants: BTreeMap::new(),
             leaving: FuturesUnordered::new(),
             dials,
             dial,
@@ -214,7 +218,10 @@ impl Server {
                 peer_id,
                 num_established: 0,
                 ..
-            } => drop(self.members.remove(&peer_id)),
+            } => {
+                self.members.remove(&peer_id);
+                self.applicants.remove(&peer_id);
+            }
             // Everything else is the protocols' own business: provider records are dropped by not being stored,
             // queries are kad's refreshing of its buckets.
             _ => {}
@@ -239,14 +246,15 @@ impl Server {
         }
     }
 
-    /// Puts a member into the routing table, with what it says and what is seen of its addresses.
+    /// Puts a member into the routing table, with what it says and what is seen of its addresses. Whoever is none yet says it
+    /// before it joins, and not again for a long time.
     fn on_identify(&mut self, peer: PeerId, info: &identify::Info) {
         let kad = self.parts.swarm.behaviour().kad.inner();
         let speaks = kad
             .protocol_names()
             .iter()
             .any(|name| info.protocols.contains(name));
-        if !speaks || !admits(&self.parts.mirror, &peer) {
+        if !speaks {
             return;
         }
         let near = self.remote_is_loopback(&peer);
@@ -261,8 +269,14 @@ impl Server {
                 || addr.iter().any(|p| p == Protocol::P2pCircuit);
             ip_fits && names_it
         };
-        let addresses: Vec<Multiaddr> = info.listen_addrs.iter().filter(usable).cloned().collect();
-        routing::add(self.kad(), &peer, addresses);
+        let addresses = info.listen_addrs.iter().filter(usable).cloned();
+        if admits(&self.parts.mirror, &peer) {
+            let addresses: Vec<Multiaddr> = addresses.collect();
+            routing::add(self.kad(), &peer, addresses);
+            self.applicants.remove(&peer);
+        } else if self.parts.swarm.is_connected(&peer) {
+            self.applicants.insert(peer, routing::within(addresses));
+        }
     }
 
     /// Does this peer run on this machine? Then its loopback addresses are worth something.
@@ -329,9 +343,17 @@ impl Server {
         let mirror = self.parts.mirror.clone();
         let connected = self.parts.swarm.connected_peers().copied();
         let admitted: BTreeSet<PeerId> = connected.filter(|peer| admits(&mirror, peer)).collect();
+        for peer in &admitted {
+            if let Some(addresses) = self.applicants.remove(peer) {
+                routing::add(self.kad(), peer, addresses);
+            }
+        }
         let before = std::mem::replace(&mut self.members, admitted);
         let gone: Vec<PeerId> = before.difference(&self.members).copied().collect();
         for peer in gone {
+            // It may be back at once: rosters of several networks come one after the other.
+            let addresses = routing::known(self.kad(), &peer);
+            self.applicants.insert(peer, addresses);
             self.kad().remove_peer(&peer);
             let later = tokio::time::sleep(GOODBYE).map(move |()| peer);
             self.leaving.push(later.boxed());

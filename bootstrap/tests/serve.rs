@@ -5,6 +5,8 @@
     reason = "this program is a test; a failed assumption should end it"
 )]
 
+mod org;
+
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
@@ -31,6 +33,7 @@ use libp2p::{
     relay,
     swarm::{NetworkBehaviour, SwarmEvent},
 };
+use org::Org;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const ORG: OrgId = OrgId([7; 32]);
@@ -74,11 +77,15 @@ impl DatagramHandler for Nothing {
 }
 
 fn node(seed: u8) -> Node {
+    node_of(seed, ORG)
+}
+
+fn node_of(seed: u8, org: OrgId) -> Node {
     let keypair = keypair_from_seed(&[seed; 32]);
     let peer = keypair.public().to_peer_id();
     let socket = SharedSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let reader = socket.spawn_reader(Nothing).unwrap();
-    let name = StreamProtocol::try_from_owned(format!("/kanpachi/{ORG}/kad/1")).unwrap();
+    let name = StreamProtocol::try_from_owned(format!("/kanpachi/{org}/kad/1")).unwrap();
     let mut kad = kad::Behaviour::with_config(peer, MemoryStore::new(peer), kad::Config::new(name));
     kad.set_mode(Some(kad::Mode::Server));
     let (transport, relay) = relay::client::new(peer);
@@ -142,6 +149,31 @@ impl Node {
         })
         .await;
         self.swarm.behaviour_mut().kad.add_address(&peer, address);
+    }
+
+    /// Who is said to be nearest to a node: where.
+    async fn look_up(&mut self, wanted: PeerId) -> Vec<Multiaddr> {
+        let query = self.swarm.behaviour_mut().kad.get_closest_peers(wanted);
+        let found = self.until("the lookup", |event| match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
+                id,
+                result: kad::QueryResult::GetClosestPeers(Ok(found)),
+                ..
+            })) if id == query => Some(found.peers),
+            _ => None,
+        });
+        let found = found.await.into_iter();
+        let found = found.filter(|info| info.peer_id == wanted);
+        found.flat_map(|info| info.addrs).collect()
+    }
+
+    /// Looks a node up until it is said to be at this port.
+    async fn find(&mut self, wanted: PeerId, port: u16) {
+        let start = Instant::now();
+        let is_there = |addr: &Multiaddr| addr.iter().any(|p| p == Protocol::Udp(port));
+        while !self.look_up(wanted).await.iter().any(is_there) {
+            assert!(start.elapsed() < DEADLINE, "never found");
+        }
     }
 
     /// What became of storing a record at the bootstrap.
@@ -315,31 +347,33 @@ async fn nodes_find_each_other_through_the_routing_table() {
     b.join(&handle).await;
     let (wanted, port) = (a.peer, a.socket.port());
     background(a);
-    let start = Instant::now();
-    loop {
-        assert!(start.elapsed() < DEADLINE, "never found");
-        let query = b.swarm.behaviour_mut().kad.get_closest_peers(wanted);
-        let found = b
-            .until("the lookup", |event| match event {
-                SwarmEvent::Behaviour(BehaviourEvent::Kad(
-                    kad::Event::OutboundQueryProgressed {
-                        id,
-                        result: kad::QueryResult::GetClosestPeers(Ok(found)),
-                        ..
-                    },
-                )) if id == query => Some(found.peers),
-                _ => None,
-            })
-            .await;
-        let address = found
-            .iter()
-            .filter(|info| info.peer_id == wanted)
-            .flat_map(|info| &info.addrs)
-            .find(|addr| addr.iter().any(|p| p == Protocol::Udp(port)));
-        if address.is_some() {
-            break;
-        }
-    }
+    b.find(wanted, port).await;
+    handle.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_becomes_a_member_while_connected_is_found_at_once() {
+    let org = Org::new();
+    let config = Config {
+        listen_ip: Some(Ipv4Addr::LOCALHOST.into()),
+        listen: 0,
+        ..Config::new(keypair_from_seed(&[9; 32]), org.id())
+    };
+    let handle = Bootstrap::start(config).await.unwrap();
+    org.publish(&handle, 1, &[12]).await;
+    let (mut a, mut b) = (node_of(11, org.id()), node_of(12, org.id()));
+    b.join(&handle).await;
+    a.swarm.dial(quic_of(&handle)).unwrap();
+    a.until("identify", |event| match event {
+        SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Sent { .. })) => Some(()),
+        _ => None,
+    })
+    .await;
+    let (wanted, port) = (a.peer, a.socket.port());
+    background(a);
+    assert_eq!(b.look_up(wanted).await, [], "a stranger");
+    org.publish(&handle, 2, &[11, 12]).await;
+    b.find(wanted, port).await;
     handle.shutdown().await;
 }
 

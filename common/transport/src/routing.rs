@@ -63,7 +63,8 @@ fn set<S: RecordStore + Send + 'static>(
     }
 }
 
-fn known<S: RecordStore + Send + 'static>(
+/// Addresses of a peer in the table.
+pub fn known<S: RecordStore + Send + 'static>(
     kad: &mut kad::Behaviour<S>,
     peer: &PeerId,
 ) -> Vec<Multiaddr> {
@@ -74,8 +75,8 @@ fn known<S: RecordStore + Send + 'static>(
     entry.map_or_else(Vec::new, |e| e.node.value.iter().cloned().collect())
 }
 
-/// Each address once, as many as there is room for.
-fn within(addresses: impl Iterator<Item = Multiaddr>) -> Vec<Multiaddr> {
+/// Each address once, as many of the first as there is room for.
+pub fn within(addresses: impl Iterator<Item = Multiaddr>) -> Vec<Multiaddr> {
     let (mut kept, mut bytes) = (Vec::new(), 0);
     for address in addresses {
         let length = address.len() + FRAME;

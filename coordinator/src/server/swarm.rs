@@ -31,7 +31,7 @@ const MAX_CONNECTIONS_PER_PEER: u32 = 8;
 /// Inbound handshakes at once.
 const MAX_PENDING: u32 = 256;
 /// Time between two exchanges of addresses with a peer that nothing new is heard of; news is told at once.
-const IDENTIFY_INTERVAL: Duration = Duration::from_secs(15 * 60);
+const IDENTIFY_INTERVAL: Duration = Duration::from_secs(6 * 60 * 60);
 /// NATs forget a TCP connection after some minutes.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// How often bootstraps that are not connected are dialled.
