@@ -110,6 +110,15 @@ pub enum Action {
     /// One server more is to have the records under these keys that were put before, whichever lacks them and had one the
     /// longest ago. Those under other keys are not this node's any more.
     PutOne(Vec<Hash>),
+    /// A server is connected: it is given those of the records under these keys that it misses, of what was put before.
+    Give {
+        /// Which server.
+        server: NodeId,
+        /// It may have lost what it took, so it is given all.
+        lost: bool,
+        /// This node's, as in [`Action::PutOne`].
+        keys: Vec<Hash>,
+    },
     /// Look a key up in the DHT. Report values with [`Records::handle_value`], the end with
     /// [`Records::handle_finished`].
     Get {
@@ -267,10 +276,11 @@ impl Records {
         self.handle_timeout(now);
     }
 
-    /// A server of the DHT can be reached that could not be before: what failed is tried again. The directory's servers
-    /// are `lasting`, members are not.
+    /// A server of the DHT can be reached that could not be before: it is given what it misses, and what failed is tried again.
+    /// The directory's servers are `lasting`, members are not.
     pub fn handle_server(&mut self, server: NodeId, lasting: bool, now: Now) {
-        self.publisher.handle_server(server, lasting, now);
+        let give = self.publisher.handle_server(server, lasting, now);
+        self.actions.extend(give);
         self.lookups.handle_server(now.instant);
         self.handle_timeout(now);
     }

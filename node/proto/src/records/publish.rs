@@ -1,7 +1,7 @@
 //! This node's own record: when it goes out, under which key and with which number.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -19,8 +19,11 @@ use super::{Action, Group, Now, lookup::Query};
 pub(super) const REPUBLISH: Duration = Duration::from_secs(600);
 pub(super) const MAX_REPUBLISH: Duration = Duration::from_secs(MAX_TTL as u64 / 2);
 /// Servers that have such a record already are given it again one by one, at least this far apart: each is a connection for
-/// nothing else. Twenty have it within 50 minutes.
+/// nothing else. Twenty have it within 50 minutes; where the next round is sooner, those that were left out come first then.
 pub(super) const PACE: Duration = Duration::from_secs(150);
+/// A round that comes so long after the last one, as after a sleep, is to reach all before they have nothing any more: half of a
+/// record's life, and some time for what was late.
+const HELD: Duration = Duration::from_secs(MAX_REPUBLISH.as_secs() + 900);
 /// Changes are collected for this long.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Two rounds are at least this far apart.
@@ -31,8 +34,6 @@ const UNTAKEN_GAP: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_secs(5);
 /// So long after a record went out this node looks whether it is what others see.
 const CHECK: Duration = Duration::from_secs(3);
-/// Servers that are remembered.
-const MAX_MET: usize = 4096;
 
 /// What a record of a network depends on, beside the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +54,6 @@ pub(super) struct Publisher {
     candidates: Vec<Candidate>,
     relays: Vec<NodeId>,
     nat: Option<NatBehaviour>,
-    /// Servers that have been there.
-    met: BTreeSet<NodeId>,
     bases: BTreeMap<NetworkId, Basis>,
     /// What went out last in each network.
     values: BTreeMap<NetworkId, (Hash, Vec<u8>)>,
@@ -64,7 +63,7 @@ pub(super) struct Publisher {
     unchanged: u32,
     /// Something changed since the last round went out.
     changed: bool,
-    /// The last round went out only to some, and nobody took it.
+    /// Nobody took a record of the last round.
     refused: bool,
     /// The last round went out only to some.
     gently: bool,
@@ -91,7 +90,6 @@ impl Publisher {
             candidates: Vec::new(),
             relays: Vec::new(),
             nat: None,
-            met: BTreeSet::new(),
             bases: BTreeMap::new(),
             values: BTreeMap::new(),
             last: None,
@@ -152,18 +150,30 @@ impl Publisher {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// A server that was not there when the last round went out has no record of this node. One of the directory's is
-    /// connected for as long as it is there; a member comes and goes with every query, its own and those of others, and has
-    /// what it missed at the next round: it is news once. Otherwise each round would set off one of every member that it
-    /// went to.
-    pub(super) fn handle_server(&mut self, server: NodeId, lasting: bool, now: Now) {
-        if self.met.len() >= MAX_MET {
-            self.met.clear();
-        }
-        let untaken = !self.taken && self.pending.is_empty();
-        if (self.met.insert(server) || lasting || untaken) && self.last.is_some() {
+    /// A server is connected. It is given what it misses, and nobody else is bothered: otherwise each round would set off one of
+    /// every member that it went to. One of the directory's is connected for as long as it is there, and may have started anew
+    /// in between. If nobody has the record, all of it starts over.
+    pub(super) fn handle_server(
+        &mut self,
+        server: NodeId,
+        lasting: bool,
+        now: Now,
+    ) -> Option<Action> {
+        self.last?;
+        if !self.taken && self.pending.is_empty() {
             self.soon(now.instant);
+            return None;
         }
+        Some(Action::Give {
+            server,
+            lost: lasting,
+            keys: self.keys(),
+        })
+    }
+
+    /// What went out last is under these.
+    fn keys(&self) -> Vec<Hash> {
+        self.values.values().map(|(key, _)| *key).collect()
     }
 
     /// Until the next round if nothing changes. Nodes that started at the same time do not stay in step: each is early by
@@ -207,11 +217,12 @@ impl Publisher {
             return Vec::new();
         }
         let before = self.last.replace(now.instant);
-        let held = before.is_some_and(|last| now.instant < last + MAX_REPUBLISH + 6 * PACE);
+        let held = before.is_some_and(|last| now.instant < last + HELD);
+        let refused = std::mem::take(&mut self.refused);
         self.pending.clear();
         (self.taken, self.changed) = (false, false);
         self.values.clear();
-        let gently = self.unchanged > 0 && held && !std::mem::take(&mut self.refused);
+        let gently = self.unchanged > 0 && held && !refused;
         self.gently = gently;
         let planned = self.one_at.filter(|at| *at > now.instant);
         self.one_at = Some(planned.unwrap_or(now.instant + PACE));
@@ -244,7 +255,7 @@ impl Publisher {
                 gently,
             });
         }
-        self.to_check = self.values.values().map(|(key, _)| *key).collect();
+        self.to_check = self.keys();
         self.check_at = Some(now.instant + CHECK);
         out
     }
@@ -290,7 +301,7 @@ impl Publisher {
         self.one_at.filter(|at| *at <= now.instant)?;
         self.one_at = (!self.values.is_empty()).then(|| now.instant + PACE);
         self.one_at?;
-        Some(self.values.values().map(|(key, _)| *key).collect())
+        Some(self.keys())
     }
 
     /// A look-up of this node's own record, one at a time, some time after it went out.

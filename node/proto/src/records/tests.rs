@@ -60,6 +60,8 @@ struct Dht {
     /// Puts of what is not new, and servers that had it one by one.
     gentle: usize,
     ones: usize,
+    /// Servers that were given what they miss, and whether that may be all.
+    given: Vec<(NodeId, bool)>,
 }
 
 struct Node {
@@ -187,6 +189,10 @@ impl Node {
             Action::PutOne(keys) => {
                 assert!(keys.iter().all(|key| dht.values.contains_key(key)));
                 dht.ones += 1;
+            }
+            Action::Give { server, lost, keys } => {
+                assert!(keys.iter().all(|key| dht.values.contains_key(key)));
+                dht.given.push((server, lost));
             }
             Action::Stop(_) => {}
         }
@@ -485,7 +491,7 @@ fn a_server_that_appears_is_asked_at_once_and_given_the_record() {
 }
 
 #[test]
-fn members_that_come_and_go_do_not_set_off_a_round_each_time() {
+fn servers_that_come_and_go_are_given_what_they_miss_and_set_off_no_round() {
     let mut dht = Dht::default();
     let mut alice = Node::published(1, 4001, &mut dht);
     // Everybody's rounds connect everybody to everybody, and what is not used is closed soon after.
@@ -495,16 +501,14 @@ fn members_that_come_and_go_do_not_set_off_a_round_each_time() {
             alice.pass(Duration::from_secs(1), dht);
         }
     };
-    meet(&mut alice, &mut dht, false);
-    let before = dht.puts;
-    for _ in 0..30 {
+    for _ in 0..20 {
         meet(&mut alice, &mut dht, false);
     }
-    // Ten minutes: the one round that was due, or the end of the first.
-    assert!(dht.puts - before <= 2, "{} rounds", dht.puts - before);
-    let before = dht.puts;
+    // Seven minutes: the first renewal comes after seven and a half.
+    assert_eq!((dht.puts, dht.given.len()), (1, 400));
+    assert_eq!(dht.given.pop(), Some((id(21), false)));
     meet(&mut alice, &mut dht, true);
-    assert!(dht.puts > before, "a server of the directory was here anew");
+    assert_eq!((dht.puts, dht.given.pop()), (1, Some((id(21), true))));
 }
 
 #[test]

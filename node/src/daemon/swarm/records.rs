@@ -7,7 +7,7 @@ use std::{
 
 use kanpachi_common::{Hash, NodeId};
 use kanpachi_proto::records::{Action, Query};
-use kanpachi_transport::{node_id, routing};
+use kanpachi_transport::{node_id, peer_id, routing};
 use libp2p::{
     PeerId,
     kad::{
@@ -19,7 +19,10 @@ use libp2p::{
 
 use tokio::task::AbortHandle;
 
-use super::{Event, Task, trickle::Trickle};
+use super::{
+    Event, Task,
+    trickle::{Given, Offer, Trickle},
+};
 
 /// Servers that a record is given to: the nearest to its key.
 const NEAREST: usize = 20;
@@ -53,16 +56,17 @@ pub(in crate::daemon) enum RecordEvent {
 #[derive(Debug)]
 enum Track {
     Put {
-        query: Query,
-        key: RecordKey,
-        /// Who was given it.
-        servers: Vec<PeerId>,
+        /// `None` after the beginning of a round: nobody waits for that.
+        query: Option<Query>,
+        offer: Offer,
         /// What is put to nearer servers if hardly any of those takes it.
         again: Option<(Record, BTreeSet<PeerId>)>,
     },
     /// Puts the record to those that were not given it yet.
     Closest {
         record: Record,
+        /// The round, as the trickle counts them.
+        number: u64,
         given: BTreeSet<PeerId>,
     },
     Get(Query),
@@ -151,7 +155,14 @@ impl Task {
                 let record = self.keep(&key, value, life);
                 self.put(query, record, life, gently);
             }
-            Action::PutOne(keys) => self.put_one(&keys),
+            Action::PutOne(keys) => {
+                self.keep_only(&keys);
+                self.put_one();
+            }
+            Action::Give { server, lost, keys } => {
+                self.keep_only(&keys);
+                self.give(peer_id(server), lost);
+            }
             Action::Get { query, key, gently } => self.get(query, &key, gently),
             Action::Stop(query) => self.stop_get(query),
             Action::Keep { key, value, life } => drop(self.keep(&key, value, life)),
@@ -234,46 +245,99 @@ impl Task {
         let swarm = &self.swarm;
         let servers = whom(gently, bootstraps, nearest, |peer| swarm.is_connected(peer));
         tracing::debug!(gently, servers = servers.len(), "a record goes out");
-        self.dht.trickle.start(&record, life, crate::clock::now());
-        let (key, all) = (record.key.clone(), servers.clone().into_iter());
+        let now = crate::clock::now();
+        let number = self.dht.trickle.start(&record, life, &servers, now);
+        let offer = Offer {
+            key: record.key.clone(),
+            number,
+            servers,
+            at_once: true,
+        };
+        let all = offer.servers.clone().into_iter();
         let id = self.kad().put_record_to(record.clone(), all, Quorum::All);
-        let again = if !self.knows_all_servers() {
-            self.put_nearer(record, known);
-            None
-        } else if gently {
+        // Of few members, those that have no address here have not been there: they are not looked for each time. Of many, the
+        // table has room for those only that are near to this node.
+        let walks = !gently || self.members.len() > 2 * NEAREST;
+        let again = if walks && !self.knows_all_servers() {
+            self.put_nearer(record, number, known);
             None
         } else {
-            Some((record, known))
+            (!gently).then_some((record, known))
         };
+        let query = Some(query);
         let track = Track::Put {
             query,
-            key,
-            servers,
+            offer,
             again,
         };
         self.dht.tracks.insert(id, track);
     }
 
-    /// One server more is given what it had the longest ago. Nobody looks whether it takes it.
-    fn put_one(&mut self, keys: &[Hash]) {
-        let (behaviour, trickle) = (self.swarm.behaviour_mut(), &mut self.dht.trickle);
-        let kad = &mut behaviour.for_known.inner_mut().kad;
-        trickle.keep_only(&keys.iter().map(key_of).collect::<Vec<_>>());
+    /// One server more is given what it had the longest ago. Who does not take it has its next turn in the next round.
+    fn put_one(&mut self) {
+        let (kad, trickle) = self.trickle();
         let next = trickle.next(|key| nearest(kad, key), crate::clock::now());
-        let Some((server, records)) = next else {
-            return;
-        };
-        tracing::debug!(%server, records = records.len(), "a record goes out to one");
-        for record in records {
-            kad.put_record_to(record, std::iter::once(server), Quorum::One);
+        if let Some((server, given)) = next {
+            self.put_to(server, given);
         }
     }
 
+    /// A server that is connected is given what it misses, or everything, if it may have lost that.
+    fn give(&mut self, server: PeerId, lost: bool) {
+        let all = self.bootstraps.contains_key(&server);
+        let (kad, trickle) = self.trickle();
+        let servers = |key: &RecordKey| {
+            if all { vec![server] } else { nearest(kad, key) }
+        };
+        let given = trickle.to(&server, servers, lost, crate::clock::now());
+        self.put_to(server, given);
+    }
+
+    fn keep_only(&mut self, keys: &[Hash]) {
+        let keys: Vec<_> = keys.iter().map(key_of).collect();
+        self.dht.trickle.keep_only(&keys);
+    }
+
+    fn trickle(&mut self) -> (&mut kad::Behaviour<MemoryStore>, &mut Trickle) {
+        let (behaviour, trickle) = (self.swarm.behaviour_mut(), &mut self.dht.trickle);
+        (&mut behaviour.for_known.inner_mut().kad, trickle)
+    }
+
+    fn put_to(&mut self, server: PeerId, given: Vec<Given>) {
+        for Given { record, number } in given {
+            tracing::debug!(%server, "a record goes out to one");
+            self.put_after(record, number, vec![server]);
+        }
+    }
+
+    /// Gives servers what others had at the beginning of a round.
+    fn put_after(&mut self, record: Record, number: u64, servers: Vec<PeerId>) {
+        let offer = Offer {
+            key: record.key.clone(),
+            number,
+            servers,
+            at_once: false,
+        };
+        let all = offer.servers.clone().into_iter();
+        let id = self.kad().put_record_to(record, all, Quorum::All);
+        let (query, again) = (None, None);
+        let track = Track::Put {
+            query,
+            offer,
+            again,
+        };
+        self.dht.tracks.insert(id, track);
+    }
+
     /// Asks around for servers that are nearer to a record, and puts it there.
-    fn put_nearer(&mut self, record: Record, given: BTreeSet<PeerId>) {
+    fn put_nearer(&mut self, record: Record, number: u64, given: BTreeSet<PeerId>) {
         tracing::debug!(known = given.len(), "nearer servers are looked for");
         let closest = self.kad().get_closest_peers(record.key.to_vec());
-        let track = Track::Closest { record, given };
+        let track = Track::Closest {
+            record,
+            number,
+            given,
+        };
         self.dht.tracks.insert(closest, track);
     }
 
@@ -325,8 +389,7 @@ impl Task {
 
     fn handle_progress(&mut self, id: QueryId, result: QueryResult, step: &ProgressStep) {
         match (self.dht.tracks.get(&id), result) {
-            (Some(Track::Put { query, .. }), QueryResult::PutRecord(result)) => {
-                let query = *query;
+            (Some(Track::Put { .. }), QueryResult::PutRecord(result)) => {
                 let taken = match result {
                     Ok(_) => None,
                     Err(
@@ -334,7 +397,7 @@ impl Task {
                         | kad::PutRecordError::Timeout { success, .. },
                     ) => Some(success),
                 };
-                self.end_put(id, query, taken);
+                self.end_put(id, taken);
             }
             (Some(Track::Get(query)), QueryResult::GetRecord(result)) => {
                 let query = *query;
@@ -351,7 +414,12 @@ impl Task {
                 }
             }
             (Some(Track::Closest { .. }), QueryResult::GetClosestPeers(result)) if step.last => {
-                let Some(Track::Closest { record, given }) = self.dht.tracks.remove(&id) else {
+                let Some(Track::Closest {
+                    record,
+                    number,
+                    given,
+                }) = self.dht.tracks.remove(&id)
+                else {
                     return;
                 };
                 let peers = match result {
@@ -365,9 +433,9 @@ impl Task {
                     .filter(|peer| *peer != local && !given.contains(peer))
                     .take(NEAREST)
                     .collect();
+                let more = self.dht.trickle.extend(&record.key, number, more);
                 if !more.is_empty() {
-                    self.kad()
-                        .put_record_to(record, more.into_iter(), Quorum::All);
+                    self.put_after(record, number, more);
                 }
             }
             _ => {}
@@ -375,21 +443,28 @@ impl Task {
     }
 
     /// A put has ended; these servers took it, or all.
-    fn end_put(&mut self, id: QueryId, query: Query, taken: Option<Vec<PeerId>>) {
+    fn end_put(&mut self, id: QueryId, taken: Option<Vec<PeerId>>) {
         let Some(Track::Put {
-            key,
-            servers,
+            query,
+            offer,
             again,
-            ..
         }) = self.dht.tracks.remove(&id)
         else {
             return;
         };
-        let taken = taken.unwrap_or(servers);
-        self.dht.trickle.note(&key, &taken, crate::clock::now());
+        let taken = taken.as_ref().unwrap_or(&offer.servers);
+        let came = (self.dht.trickle).ended(&offer, taken, crate::clock::now());
+        for server in came {
+            if self.dht.servers.contains(&server) {
+                self.give(server, false);
+            }
+        }
+        let Some(query) = query else {
+            return;
+        };
         let servers = taken.len();
         if let Some((record, given)) = again.filter(|_| servers < FEW) {
-            self.put_nearer(record, given);
+            self.put_nearer(record, offer.number, given);
         }
         self.tell(Event::Record(RecordEvent::Stored { query, servers }));
     }
@@ -405,7 +480,7 @@ impl Task {
 
     /// Where members may be, for the routing table: they serve each other when nobody else is there.
     pub(super) fn set_addresses(&mut self, node: &NodeId, addrs: &[std::net::SocketAddr]) {
-        let peer = kanpachi_transport::peer_id(*node);
+        let peer = peer_id(*node);
         if !self.members.contains(&peer) {
             return;
         }

@@ -1,5 +1,5 @@
-//! Records of this node that are not new: who is to have them next. Servers get them one by one, whichever had them the longest
-//! ago first.
+//! Who has the records of this node, and who is to have them next. What is not new servers get one by one, whichever had it the
+//! longest ago first.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -17,41 +17,143 @@ struct Round {
     /// When it is not believed any more. `record` has a time of the kernel's, which does not know of sleeps.
     end: Instant,
     number: u64,
-    /// Of which round a server took the value last, and when.
-    taken: HashMap<PeerId, (u64, Instant)>,
+    servers: HashMap<PeerId, Server>,
+}
+
+/// What a server has.
+#[derive(Clone, Copy, Debug)]
+struct Server {
+    /// Of which round it took the value last, and when.
+    taken: Option<(u64, Instant)>,
+    /// Of which round it was offered the value last; 0 if it is to be offered that again.
+    offered: u64,
+    /// That offer did not end yet.
+    under_way: bool,
+    /// It connected meanwhile.
+    came: bool,
 }
 
 impl Round {
-    /// When a server took an older value, if it lacks this one; `None` for never.
+    /// When a server took an older value, if it was not offered this one; `None` for never.
     fn lacks(&self, server: &PeerId) -> Option<Option<Instant>> {
-        match self.taken.get(server) {
-            Some((number, _)) if *number == self.number => None,
-            taken => Some(taken.map(|(_, at)| *at)),
+        match self.servers.get(server) {
+            Some(known) if known.offered == self.number => None,
+            known => Some(known.and_then(|known| known.taken).map(|(_, at)| at)),
         }
+    }
+
+    /// Is a server that is there now to be given this one? It may have lost what it took. While an offer is under way it is only
+    /// noted.
+    fn misses(&mut self, server: &PeerId, lost: bool) -> bool {
+        let Some(known) = self.servers.get_mut(server) else {
+            return true;
+        };
+        known.came |= known.under_way;
+        let has = known.taken.is_some_and(|(number, _)| number == self.number);
+        !known.under_way && (lost || !has)
+    }
+
+    fn offer(&mut self, server: PeerId) {
+        let known = self.servers.get(&server).and_then(|known| known.taken);
+        let offer = Server {
+            // If it is offered what it took, it may have lost that.
+            taken: known.filter(|(number, _)| *number != self.number),
+            offered: self.number,
+            under_way: true,
+            came: false,
+        };
+        self.servers.insert(server, offer);
     }
 }
 
+/// A value on its way to servers.
+#[derive(Clone, Debug)]
+pub(super) struct Offer {
+    pub(super) key: RecordKey,
+    /// Of which round it is.
+    pub(super) number: u64,
+    pub(super) servers: Vec<PeerId>,
+    /// It is what a round began with: whoever does not take it has it before the others after that.
+    pub(super) at_once: bool,
+}
+
+/// A record that is offered to a server, and of which round it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Given {
+    pub(super) record: Record,
+    pub(super) number: u64,
+}
+
 impl Trickle {
-    /// A record goes out, and is believed for so long.
-    pub(super) fn start(&mut self, record: &Record, life: Duration, now: Instant) {
+    /// A record goes out to these servers, and is believed for so long. Returns the number of this round.
+    pub(super) fn start(
+        &mut self,
+        record: &Record,
+        life: Duration,
+        servers: &[PeerId],
+        now: Instant,
+    ) -> u64 {
         let round = (self.0.entry(record.key.clone())).or_insert_with(|| Round {
             record: record.clone(),
             end: now,
             number: 0,
-            taken: HashMap::new(),
+            servers: HashMap::new(),
         });
         (round.record, round.end) = (record.clone(), now + life);
         round.number += 1;
         // Whoever took one before that lacks it by now.
-        (round.taken).retain(|_, (_, at)| now < *at + life);
+        let has = |known: &Server| known.taken.is_some_and(|(_, at)| now < at + life);
+        round.servers.retain(|_, known| has(known));
+        for server in servers {
+            round.offer(*server);
+        }
+        round.number
     }
 
-    /// Servers took it.
-    pub(super) fn note(&mut self, key: &RecordKey, servers: &[PeerId], now: Instant) {
-        if let Some(round) = self.0.get_mut(key) {
-            let has = (round.number, now);
-            round.taken.extend(servers.iter().map(|peer| (*peer, has)));
+    /// Of these servers, which were found to be near as well, those that were not offered the value of a round, which is offered
+    /// them now.
+    pub(super) fn extend(
+        &mut self,
+        key: &RecordKey,
+        number: u64,
+        mut servers: Vec<PeerId>,
+    ) -> Vec<PeerId> {
+        if let Some(round) = self.0.get_mut(key).filter(|round| round.number == number) {
+            servers.retain(|server| round.lacks(server).is_some());
+            for server in &servers {
+                round.offer(*server);
+            }
         }
+        servers
+    }
+
+    /// An offer has ended, and of those to whom it went some took it. Returns who did not and connected meanwhile.
+    pub(super) fn ended(&mut self, offer: &Offer, taken: &[PeerId], now: Instant) -> Vec<PeerId> {
+        let mut came = Vec::new();
+        let Some(round) = self.0.get_mut(&offer.key) else {
+            return came;
+        };
+        for server in &offer.servers {
+            let Some(known) = round.servers.get_mut(server) else {
+                continue;
+            };
+            let took = taken.contains(server);
+            if took && known.taken.is_none_or(|(last, _)| last <= offer.number) {
+                known.taken = Some((offer.number, now));
+            }
+            if known.offered != offer.number {
+                // A later one is under way.
+                continue;
+            }
+            if std::mem::take(&mut known.came) && !took {
+                came.push(*server);
+            }
+            known.under_way = false;
+            if !took && offer.at_once {
+                known.offered = 0;
+            }
+        }
+        came
     }
 
     /// Nothing is under other keys any more.
@@ -59,31 +161,51 @@ impl Trickle {
         self.0.retain(|key, _| keys.contains(key));
     }
 
-    /// The next server, and what it is given, which counts as taken. `nearest` says which servers are to have a record.
+    /// The next server, and what it is given: whichever has what is the oldest. `nearest` says which servers are to have a
+    /// record, the nearest first. Of those that have it since the same moment it is the nearest one's turn, which is another one
+    /// for each record: nodes that do everything at one moment do not all turn to the same server.
     pub(super) fn next(
         &mut self,
         mut nearest: impl FnMut(&RecordKey) -> Vec<PeerId>,
         now: Instant,
-    ) -> Option<(PeerId, Vec<Record>)> {
+    ) -> Option<(PeerId, Vec<Given>)> {
         self.0.retain(|_, round| now < round.end);
-        let mut lacking: HashMap<PeerId, (Option<Instant>, Vec<RecordKey>)> = HashMap::new();
-        for (key, round) in &self.0 {
-            for server in nearest(key) {
-                if let Some(taken) = round.lacks(&server) {
-                    let (oldest, keys) = lacking.entry(server).or_insert((taken, Vec::new()));
-                    *oldest = (*oldest).min(taken);
-                    keys.push(key.clone());
-                }
+        let turns = self.0.iter().flat_map(|(key, round)| {
+            let servers = nearest(key).into_iter().enumerate();
+            servers.filter_map(|(place, server)| Some((round.lacks(&server)?, place, server)))
+        });
+        let (_, _, server) = turns.min()?;
+        let given = self.give(&server, nearest, |round| round.lacks(&server).is_some());
+        Some((server, given))
+    }
+
+    /// What a server misses that is there for some other reason; everything, if it may have lost what it took.
+    pub(super) fn to(
+        &mut self,
+        server: &PeerId,
+        nearest: impl FnMut(&RecordKey) -> Vec<PeerId>,
+        lost: bool,
+        now: Instant,
+    ) -> Vec<Given> {
+        self.0.retain(|_, round| now < round.end);
+        self.give(server, nearest, |round| round.misses(server, lost))
+    }
+
+    fn give(
+        &mut self,
+        server: &PeerId,
+        mut nearest: impl FnMut(&RecordKey) -> Vec<PeerId>,
+        wants: impl Fn(&mut Round) -> bool,
+    ) -> Vec<Given> {
+        let mut given = Vec::new();
+        for (key, round) in &mut self.0 {
+            if nearest(key).contains(server) && wants(round) {
+                round.offer(*server);
+                let (record, number) = (round.record.clone(), round.number);
+                given.push(Given { record, number });
             }
         }
-        let next = (lacking.into_iter()).min_by_key(|(peer, (oldest, _))| (*oldest, *peer));
-        let (server, (_, keys)) = next?;
-        let records = keys.iter().filter_map(|key| self.0.get(key));
-        let records = records.map(|round| round.record.clone()).collect();
-        for key in &keys {
-            self.note(key, &[server], now);
-        }
-        Some((server, records))
+        given
     }
 }
 
@@ -110,26 +232,65 @@ mod tests {
         (0..count).map(|_| PeerId::random()).collect()
     }
 
+    fn records(given: &[Given]) -> Vec<Record> {
+        given.iter().map(|given| given.record.clone()).collect()
+    }
+
+    /// A record goes out to some servers, and some of them take it.
+    fn round(
+        trickle: &mut Trickle,
+        record: &Record,
+        to: &[PeerId],
+        taken: &[PeerId],
+        now: Instant,
+    ) -> Offer {
+        let offer = Offer {
+            key: record.key.clone(),
+            number: trickle.start(record, LIFE, to, now),
+            servers: to.to_vec(),
+            at_once: true,
+        };
+        assert_eq!(trickle.ended(&offer, taken, now), []);
+        offer
+    }
+
+    /// One was given a record by itself, and took it or not.
+    fn end(
+        trickle: &mut Trickle,
+        given: &Given,
+        server: PeerId,
+        took: bool,
+        now: Instant,
+    ) -> Vec<PeerId> {
+        let offer = Offer {
+            key: given.record.key.clone(),
+            number: given.number,
+            servers: vec![server],
+            at_once: false,
+        };
+        let taken = if took { vec![server] } else { vec![] };
+        trickle.ended(&offer, &taken, now)
+    }
+
     #[test]
     fn all_have_the_newest_once_and_rounds_that_overlap_leave_nobody_out() {
         let servers = servers(20);
         let mut trickle = Trickle::default();
         let mut now = Instant::now();
-        let key = record(1, 0, now).key;
-        trickle.start(&record(1, 0, now), LIFE, now);
-        trickle.note(&key, &servers, now);
+        round(&mut trickle, &record(1, 0, now), &servers, &servers, now);
         let mut last: HashMap<PeerId, Instant> = servers.iter().map(|s| (*s, now)).collect();
-        for round in 1..30 {
+        for number in 1..30 {
             // A round comes before the last one is through: every fourth server has it at once.
-            trickle.start(&record(1, round, now), LIFE, now);
-            trickle.note(&key, &servers[..5], now);
-            last.extend(servers[..5].iter().map(|server| (*server, now)));
-            let mut given = BTreeSet::new();
+            let some = &servers[..5];
+            round(&mut trickle, &record(1, number, now), some, some, now);
+            last.extend(some.iter().map(|server| (*server, now)));
+            let mut turns = BTreeSet::new();
             for _ in 0..8 {
                 now += PACE;
-                let (server, records) = trickle.next(|_| servers.clone(), now).unwrap();
-                assert_eq!(records[0].value, [round]);
-                assert!(!servers[..5].contains(&server) && given.insert(server));
+                let (server, given) = trickle.next(|_| servers.clone(), now).unwrap();
+                assert_eq!(given[0].record.value, [number]);
+                assert!(!some.contains(&server) && turns.insert(server));
+                assert_eq!(end(&mut trickle, &given[0], server, true, now), []);
                 last.insert(server, now);
             }
             let longest = last.values().map(|at| now - *at).max().unwrap();
@@ -141,16 +302,104 @@ mod tests {
     fn who_did_not_take_it_is_the_next() {
         let servers = servers(5);
         let mut trickle = Trickle::default();
-        let mut now = Instant::now();
-        let first = record(1, 1, now);
-        trickle.start(&first, LIFE, now);
-        trickle.note(&first.key, &servers, now);
-        now += PACE;
-        trickle.start(&record(1, 2, now), LIFE, now);
-        trickle.note(&first.key, &servers[..4], now);
-        let next = trickle.next(|_| servers.clone(), now + PACE);
+        let now = Instant::now();
+        let all = |_: &RecordKey| servers.clone();
+        round(&mut trickle, &record(1, 1, now), &servers, &servers, now);
+        let later = now + PACE;
+        let second = record(1, 2, now);
+        round(&mut trickle, &second, &servers, &servers[..4], later);
+        let (server, given) = trickle.next(all, later).unwrap();
+        assert_eq!((server, trickle.next(all, later)), (servers[4], None));
+        // It does not take it now either: once in a round is enough.
+        end(&mut trickle, &given[0], server, false, later);
+        assert_eq!(trickle.next(all, later), None);
+        let third = record(1, 3, now);
+        round(&mut trickle, &third, &[], &[], later + PACE);
+        let next = trickle.next(all, later + PACE);
         assert_eq!(next.map(|(server, _)| server), Some(servers[4]));
-        assert_eq!(trickle.next(|_| servers.clone(), now + PACE), None);
+    }
+
+    #[test]
+    fn a_round_that_ends_late_says_nothing_of_the_next() {
+        let servers = servers(2);
+        let mut trickle = Trickle::default();
+        let now = Instant::now();
+        let all = |_: &RecordKey| servers.clone();
+        let key = record(1, 1, now).key;
+        let offer = |number| Offer {
+            key: key.clone(),
+            number,
+            servers: servers.clone(),
+            at_once: true,
+        };
+        let first = offer(trickle.start(&record(1, 1, now), LIFE, &servers, now));
+        let second = offer(trickle.start(&record(1, 2, now), LIFE, &servers, now));
+        // Of the first: one took it, and one did not. Both are still being offered the second.
+        assert_eq!(trickle.ended(&first, &servers[..1], now), []);
+        assert_eq!(trickle.next(all, now), None);
+        assert_eq!(trickle.to(&servers[0], all, false, now), []);
+        // Of the second none took it; who was there meanwhile is told of.
+        assert_eq!(trickle.ended(&second, &[], now), [servers[0]]);
+        assert_eq!(trickle.to(&servers[0], all, false, now).len(), 1);
+        let next = trickle.next(all, now);
+        assert_eq!(next.map(|(server, _)| server), Some(servers[1]));
+    }
+
+    #[test]
+    fn nodes_that_do_everything_at_one_moment_do_not_all_turn_to_the_same_server() {
+        let servers = servers(20);
+        let now = Instant::now();
+        let mut turns: HashMap<PeerId, u32> = HashMap::new();
+        for publisher in 0..20 {
+            let mut nearest = servers.clone();
+            nearest.rotate_left(publisher);
+            let mut trickle = Trickle::default();
+            round(&mut trickle, &record(1, 1, now), &servers, &servers, now);
+            round(&mut trickle, &record(1, 2, now), &[], &[], now + PACE);
+            let (server, _) = trickle.next(|_| nearest.clone(), now + PACE).unwrap();
+            *turns.entry(server).or_default() += 1;
+        }
+        assert!(turns.values().all(|turns| *turns == 1), "{turns:?}");
+    }
+
+    #[test]
+    fn who_is_there_is_given_what_it_misses_once() {
+        let servers = servers(3);
+        let mut trickle = Trickle::default();
+        let now = Instant::now();
+        let near = |_: &RecordKey| servers[..2].to_vec();
+        let first = record(1, 1, now);
+        round(&mut trickle, &first, &servers[..1], &servers[..1], now);
+        assert_eq!(trickle.to(&servers[0], near, false, now), []);
+        // It began anew. What did not reach it then it misses when it is there again, whatever it took before.
+        let given = trickle.to(&servers[0], near, true, now);
+        assert_eq!(records(&given), [first]);
+        assert_eq!(trickle.to(&servers[0], near, true, now), [], "under way");
+        let came = end(&mut trickle, &given[0], servers[0], false, now);
+        assert_eq!(came, [servers[0]]);
+        let given = trickle.to(&servers[0], near, false, now);
+        assert_eq!(given.len(), 1);
+        assert_eq!(end(&mut trickle, &given[0], servers[0], true, now), []);
+        assert_eq!(trickle.to(&servers[0], near, false, now), []);
+        // One that was not there, and one that is too far away.
+        assert_eq!(trickle.to(&servers[1], near, false, now).len(), 1);
+        assert_eq!(trickle.to(&servers[2], near, false, now), []);
+        assert_eq!(trickle.next(near, now), None);
+    }
+
+    #[test]
+    fn servers_that_a_walk_found_are_offered_it_once() {
+        let servers = servers(4);
+        let mut trickle = Trickle::default();
+        let now = Instant::now();
+        let all = |_: &RecordKey| servers.clone();
+        let first = record(1, 1, now);
+        let offer = round(&mut trickle, &first, &servers[..1], &servers[..1], now);
+        // One connected while they were looked for.
+        assert_eq!(trickle.to(&servers[1], all, false, now).len(), 1);
+        let found = trickle.extend(&offer.key, offer.number, servers.clone());
+        assert_eq!(found, servers[2..]);
+        assert_eq!(trickle.next(all, now), None);
     }
 
     #[test]
@@ -158,17 +407,18 @@ mod tests {
         let servers = servers(3);
         let mut trickle = Trickle::default();
         let now = Instant::now();
-        trickle.start(&record(1, 1, now), LIFE, now);
-        trickle.note(&record(1, 1, now).key, &servers[..1], now);
-        trickle.start(&record(2, 1, now), LIFE, now);
-        let (mut given, mut connections) = (Vec::new(), 0);
-        while let Some((server, records)) = trickle.next(|_| servers.clone(), now) {
-            given.extend(records.into_iter().map(|record| (server, record.key)));
+        let some = &servers[..1];
+        round(&mut trickle, &record(1, 1, now), some, some, now);
+        round(&mut trickle, &record(2, 1, now), &[], &[], now);
+        let (mut all, mut connections) = (Vec::new(), 0);
+        while let Some((server, given)) = trickle.next(|_| servers.clone(), now) {
+            let records = records(&given).into_iter();
+            all.extend(records.map(|record| (server, record.key)));
             connections += 1;
             assert!(connections < 10);
         }
-        let once: BTreeSet<_> = given.iter().map(|(s, k)| (*s, k.to_vec())).collect();
-        assert_eq!((given.len(), once.len()), (5, 5));
+        let once: BTreeSet<_> = all.iter().map(|(s, k)| (*s, k.to_vec())).collect();
+        assert_eq!((all.len(), once.len()), (5, 5));
         assert_eq!(connections, 3);
     }
 
@@ -177,12 +427,13 @@ mod tests {
         let servers = servers(1);
         let mut trickle = Trickle::default();
         let now = Instant::now();
-        trickle.start(&record(1, 1, now), LIFE, now);
-        trickle.start(&record(2, 1, now), LIFE, now);
+        let all = |_: &RecordKey| servers.clone();
+        round(&mut trickle, &record(1, 1, now), &[], &[], now);
+        round(&mut trickle, &record(2, 1, now), &[], &[], now);
         trickle.keep_only(&[record(2, 1, now).key]);
-        let (_, records) = trickle.next(|_| servers.clone(), now).unwrap();
-        assert_eq!(records, [record(2, 1, now)]);
-        trickle.start(&record(3, 1, now), LIFE, now);
-        assert_eq!(trickle.next(|_| servers.clone(), now + LIFE), None);
+        let (_, given) = trickle.next(all, now).unwrap();
+        assert_eq!(records(&given), [record(2, 1, now)]);
+        round(&mut trickle, &record(3, 1, now), &[], &[], now);
+        assert_eq!(trickle.next(all, now + LIFE), None);
     }
 }

@@ -52,8 +52,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "a nap is taken for the path",
         edits: &[(
             "node/proto/src/path/estimator.rs",
-            "old.clamp(took.saturating_sub(idle), took)",
-            "old.clamp(took.saturating_sub(if FAULT { Duration::ZERO } else { idle }), took)",
+            "known.clamp(took.saturating_sub(idle), took)",
+            "known.clamp(took.saturating_sub(if FAULT { Duration::ZERO } else { idle }), took)",
         )],
         finders: &[NAPS],
     },
@@ -111,8 +111,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "a round that overlaps another leaves servers out",
         edits: &[(
             "node/src/daemon/swarm/trickle.rs",
-            ".min_by_key(|(peer, (oldest, _))| (*oldest, *peer));",
-            ".min_by_key(|(peer, (oldest, _))| (oldest.filter(|_| !FAULT), *peer));",
+            "Some((round.lacks(&server)?, place, server))",
+            "Some((round.lacks(&server)?.filter(|_| !FAULT), place, server))",
         )],
         finders: &[lib(
             "node",
@@ -120,11 +120,85 @@ pub(crate) const FAULTS: &[Fault] = &[
         )],
     },
     Fault {
+        name: "all nodes give their records to the same server",
+        edits: &[(
+            "node/src/daemon/swarm/trickle.rs",
+            "let (_, _, server) = turns.min()?;",
+            "let turns = turns.map(|(at, place, server)| (at, if FAULT { 0 } else { place }, server));
+        let (_, _, server) = turns.min()?;",
+        )],
+        finders: &[lib(
+            "node",
+            "daemon::swarm::trickle::tests::nodes_that_do_everything_at_one_moment_do_not_all_turn_to_the_same_server",
+        )],
+    },
+    Fault {
+        name: "an offer that ends late says something of the next one",
+        edits: &[(
+            "node/src/daemon/swarm/trickle.rs",
+            "if known.offered != offer.number {",
+            "if !FAULT && known.offered != offer.number {",
+        )],
+        finders: &[lib(
+            "node",
+            "daemon::swarm::trickle::tests::a_round_that_ends_late_says_nothing_of_the_next",
+        )],
+    },
+    Fault {
+        name: "who comes while it is being offered a record is forgotten",
+        edits: &[(
+            "node/src/daemon/swarm/trickle.rs",
+            "known.came |= known.under_way;",
+            "known.came |= !FAULT && known.under_way;",
+        )],
+        finders: &[lib(
+            "node",
+            "daemon::swarm::trickle::tests::who_is_there_is_given_what_it_misses_once",
+        )],
+    },
+    Fault {
+        name: "servers that a walk found are offered a record twice",
+        edits: &[(
+            "node/src/daemon/swarm/trickle.rs",
+            "servers.retain(|server| round.lacks(server).is_some());",
+            "servers.retain(|server| FAULT || round.lacks(server).is_some());",
+        )],
+        finders: &[lib(
+            "node",
+            "daemon::swarm::trickle::tests::servers_that_a_walk_found_are_offered_it_once",
+        )],
+    },
+    Fault {
+        name: "who joins while it is connected comes into no table",
+        edits: &[(
+            "bootstrap/src/server.rs",
+            "if let Some(addresses) = self.applicants.remove(peer) {",
+            "if let Some(addresses) = self.applicants.remove(peer).filter(|_| !FAULT) {",
+        )],
+        finders: &[Finder {
+            package: "bootstrap",
+            program: "serve",
+            test: "who_becomes_a_member_while_connected_is_found_at_once",
+        }],
+    },
+    Fault {
+        name: "each server that is met sets off a round",
+        edits: &[(
+            "node/proto/src/records/publish.rs",
+            "if !self.taken && self.pending.is_empty() {",
+            "if FAULT || !self.taken && self.pending.is_empty() {",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "records::tests::servers_that_come_and_go_are_given_what_they_miss_and_set_off_no_round",
+        )],
+    },
+    Fault {
         name: "sightings on the LAN hide each other",
         edits: &[(
             "node/src/daemon/swarm/backlog.rs",
-            "(places.count() + 1 >= MAX_OF_ONE).then_some(oldest)",
-            "(!FAULT && places.count() + 1 >= MAX_OF_ONE).then_some(oldest)",
+            "(another && places.count() >= MAX_OF_ONE).then_some(oldest)",
+            "(!FAULT && another && places.count() >= MAX_OF_ONE).then_some(oldest)",
         )],
         finders: &[lib(
             "node",

@@ -39,3 +39,18 @@ fn what_is_not_new_goes_out_gently_and_what_is_new_does_not() {
     alice.pass(Duration::from_secs(1), &mut dht);
     assert_eq!((dht.puts, dht.gentle), (puts + 1, gentle));
 }
+
+#[test]
+fn what_nobody_took_at_first_is_not_new_for_ever() {
+    let mut dht = Dht {
+        down: true,
+        ..Dht::default()
+    };
+    let mut alice = Node::published(1, 4001, &mut dht);
+    dht.down = false;
+    alice.pass(Duration::from_secs(60), &mut dht);
+    let all = dht.puts;
+    assert_eq!(dht.gentle, 0);
+    alice.pass(REPUBLISH, &mut dht);
+    assert_eq!((dht.puts, dht.gentle), (all + 1, 1));
+}
