@@ -37,6 +37,7 @@ use org::Org;
 use tokio::task::JoinHandle;
 
 const DEADLINE: Duration = Duration::from_secs(20);
+
 async fn bootstrap(org: &Org) -> Handle {
     let config = Config {
         listen_ip: Some(Ipv4Addr::LOCALHOST.into()),

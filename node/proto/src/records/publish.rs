@@ -18,9 +18,12 @@ use super::{Action, Group, Now, lookup::Query};
 /// it lives.
 pub(super) const REPUBLISH: Duration = Duration::from_secs(600);
 pub(super) const MAX_REPUBLISH: Duration = Duration::from_secs(MAX_TTL as u64 / 2);
-/// Servers that have such a record already are given it again one by one, at least this far apart: each is a connection for
-/// nothing else. Twenty have it within 50 minutes; where the next round is sooner, those that were left out come first then.
+/// Servers that have such a record already are given it again one by one, so far apart where there is one network: each is a
+/// connection for nothing else. Twenty have it within 50 minutes; where the next round is sooner, those that were left out come
+/// first then.
 pub(super) const PACE: Duration = Duration::from_secs(150);
+/// With more networks, which may have other servers, it is faster, up to so many times.
+const MAX_PACE: u32 = 4;
 /// A round that comes so long after the last one, as after a sleep, is to reach all before they have nothing any more: half of a
 /// record's life, and some time for what was late.
 const HELD: Duration = Duration::from_secs(MAX_REPUBLISH.as_secs() + 900);
@@ -225,7 +228,7 @@ impl Publisher {
         let gently = self.unchanged > 0 && held && !refused;
         self.gently = gently;
         let planned = self.one_at.filter(|at| *at > now.instant);
-        self.one_at = Some(planned.unwrap_or(now.instant + PACE));
+        self.one_at = Some(planned.unwrap_or(now.instant + self.pace()));
         let mut out = Vec::new();
         for group in groups {
             let Some(secret) = group.secrets.first() else {
@@ -296,10 +299,15 @@ impl Publisher {
         true
     }
 
+    fn pace(&self) -> Duration {
+        let networks = u32::try_from(self.bases.len()).unwrap_or(MAX_PACE);
+        PACE / networks.clamp(1, MAX_PACE)
+    }
+
     /// Is one server more to have what is not new, and under which keys is that?
     pub(super) fn take_one(&mut self, now: Now) -> Option<Vec<Hash>> {
         self.one_at.filter(|at| *at <= now.instant)?;
-        self.one_at = (!self.values.is_empty()).then(|| now.instant + PACE);
+        self.one_at = (!self.values.is_empty()).then(|| now.instant + self.pace());
         self.one_at?;
         Some(self.keys())
     }

@@ -275,22 +275,34 @@ impl Task {
 
     /// One server more is given what it had the longest ago. Who does not take it has its next turn in the next round.
     fn put_one(&mut self) {
+        // A bootstrap that did not take it at once.
+        let bootstraps = self.bootstraps.keys();
+        let there = bootstraps.filter(|peer| self.swarm.is_connected(peer));
+        let there: Vec<PeerId> = there.copied().collect();
         let (kad, trickle) = self.trickle();
-        let next = trickle.next(|key| nearest(kad, key), crate::clock::now());
-        if let Some((server, given)) = next {
-            self.put_to(server, given);
+        let servers = |key: &RecordKey| {
+            let mut servers = nearest(kad, key);
+            servers.extend(&there);
+            servers
+        };
+        if let Some((server, given)) = trickle.next(servers, crate::clock::now()) {
+            self.put_to(server, given, false);
         }
     }
 
-    /// A server that is connected is given what it misses, or everything, if it may have lost that.
+    /// A server that is connected is given what it misses, or everything, if it may have lost that. One that has gone again is not
+    /// dialled for it: it could go on so for ever.
     fn give(&mut self, server: PeerId, lost: bool) {
+        if !self.dht.servers.contains(&server) {
+            return;
+        }
         let all = self.bootstraps.contains_key(&server);
         let (kad, trickle) = self.trickle();
         let servers = |key: &RecordKey| {
             if all { vec![server] } else { nearest(kad, key) }
         };
         let given = trickle.to(&server, servers, lost, crate::clock::now());
-        self.put_to(server, given);
+        self.put_to(server, given, lost);
     }
 
     fn keep_only(&mut self, keys: &[Hash]) {
@@ -303,20 +315,20 @@ impl Task {
         (&mut behaviour.for_known.inner_mut().kad, trickle)
     }
 
-    fn put_to(&mut self, server: PeerId, given: Vec<Given>) {
+    fn put_to(&mut self, server: PeerId, given: Vec<Given>, at_once: bool) {
         for Given { record, number } in given {
             tracing::debug!(%server, "a record goes out to one");
-            self.put_after(record, number, vec![server]);
+            self.put_after(record, number, vec![server], at_once);
         }
     }
 
     /// Gives servers what others had at the beginning of a round.
-    fn put_after(&mut self, record: Record, number: u64, servers: Vec<PeerId>) {
+    fn put_after(&mut self, record: Record, number: u64, servers: Vec<PeerId>, at_once: bool) {
         let offer = Offer {
             key: record.key.clone(),
             number,
             servers,
-            at_once: false,
+            at_once,
         };
         let all = offer.servers.clone().into_iter();
         let id = self.kad().put_record_to(record, all, Quorum::All);
@@ -435,7 +447,7 @@ impl Task {
                     .collect();
                 let more = self.dht.trickle.extend(&record.key, number, more);
                 if !more.is_empty() {
-                    self.put_after(record, number, more);
+                    self.put_after(record, number, more, true);
                 }
             }
             _ => {}
@@ -455,9 +467,7 @@ impl Task {
         let taken = taken.as_ref().unwrap_or(&offer.servers);
         let came = (self.dht.trickle).ended(&offer, taken, crate::clock::now());
         for server in came {
-            if self.dht.servers.contains(&server) {
-                self.give(server, false);
-            }
+            self.give(server, false);
         }
         let Some(query) = query else {
             return;

@@ -9,7 +9,11 @@ use libp2p::kad::{Record, RecordKey};
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Trickle(HashMap<RecordKey, Round>);
+pub(super) struct Trickle {
+    rounds: HashMap<RecordKey, Round>,
+    /// Rounds that there were, whatever came of them.
+    count: u64,
+}
 
 #[derive(Debug)]
 struct Round {
@@ -27,37 +31,49 @@ struct Server {
     taken: Option<(u64, Instant)>,
     /// Of which round it was offered the value last; 0 if it is to be offered that again.
     offered: u64,
+    /// When it did not take one that came to it alone.
+    tried: Option<Instant>,
     /// That offer did not end yet.
     under_way: bool,
     /// It connected meanwhile.
     came: bool,
 }
 
+impl Server {
+    /// When it took or refused a value that it was given.
+    fn last(&self) -> Option<Instant> {
+        self.taken.map(|(_, at)| at).max(self.tried)
+    }
+}
+
 impl Round {
-    /// When a server took an older value, if it was not offered this one; `None` for never.
+    /// When a server had its last turn, if it was not offered this value; `None` for never.
     fn lacks(&self, server: &PeerId) -> Option<Option<Instant>> {
         match self.servers.get(server) {
             Some(known) if known.offered == self.number => None,
-            known => Some(known.and_then(|known| known.taken).map(|(_, at)| at)),
+            known => Some(known.and_then(Server::last)),
         }
     }
 
-    /// Is a server that is there now to be given this one? It may have lost what it took. While an offer is under way it is only
-    /// noted.
+    /// Is a server that is there now to be given this one? It may have lost what it took. While it is being offered this one it is
+    /// only noted.
     fn misses(&mut self, server: &PeerId, lost: bool) -> bool {
         let Some(known) = self.servers.get_mut(server) else {
             return true;
         };
-        known.came |= known.under_way;
+        let busy = known.under_way && known.offered == self.number;
+        known.came |= busy;
         let has = known.taken.is_some_and(|(number, _)| number == self.number);
-        !known.under_way && (lost || !has)
+        !busy && (lost || !has)
     }
 
     fn offer(&mut self, server: PeerId) {
-        let known = self.servers.get(&server).and_then(|known| known.taken);
+        let known = self.servers.get(&server);
+        let taken = known.and_then(|known| known.taken);
         let offer = Server {
             // If it is offered what it took, it may have lost that.
-            taken: known.filter(|(number, _)| *number != self.number),
+            taken: taken.filter(|(number, _)| *number != self.number),
+            tried: known.and_then(|known| known.tried),
             offered: self.number,
             under_way: true,
             came: false,
@@ -93,17 +109,18 @@ impl Trickle {
         servers: &[PeerId],
         now: Instant,
     ) -> u64 {
-        let round = (self.0.entry(record.key.clone())).or_insert_with(|| Round {
+        self.count += 1;
+        let round = (self.rounds.entry(record.key.clone())).or_insert_with(|| Round {
             record: record.clone(),
             end: now,
             number: 0,
             servers: HashMap::new(),
         });
         (round.record, round.end) = (record.clone(), now + life);
-        round.number += 1;
+        round.number = self.count;
         // Whoever took one before that lacks it by now.
-        let has = |known: &Server| known.taken.is_some_and(|(_, at)| now < at + life);
-        round.servers.retain(|_, known| has(known));
+        let counts = |known: &Server| known.last().is_some_and(|at| now < at + life);
+        (round.servers).retain(|_, known| known.under_way || counts(known));
         for server in servers {
             round.offer(*server);
         }
@@ -111,18 +128,20 @@ impl Trickle {
     }
 
     /// Of these servers, which were found to be near as well, those that were not offered the value of a round, which is offered
-    /// them now.
+    /// them now; nobody if that is not the newest any more.
     pub(super) fn extend(
         &mut self,
         key: &RecordKey,
         number: u64,
         mut servers: Vec<PeerId>,
     ) -> Vec<PeerId> {
-        if let Some(round) = self.0.get_mut(key).filter(|round| round.number == number) {
-            servers.retain(|server| round.lacks(server).is_some());
-            for server in &servers {
-                round.offer(*server);
-            }
+        let round = self.rounds.get_mut(key);
+        let Some(round) = round.filter(|round| round.number == number) else {
+            return Vec::new();
+        };
+        servers.retain(|server| round.lacks(server).is_some());
+        for server in &servers {
+            round.offer(*server);
         }
         servers
     }
@@ -130,7 +149,7 @@ impl Trickle {
     /// An offer has ended, and of those to whom it went some took it. Returns who did not and connected meanwhile.
     pub(super) fn ended(&mut self, offer: &Offer, taken: &[PeerId], now: Instant) -> Vec<PeerId> {
         let mut came = Vec::new();
-        let Some(round) = self.0.get_mut(&offer.key) else {
+        let Some(round) = self.rounds.get_mut(&offer.key) else {
             return came;
         };
         for server in &offer.servers {
@@ -149,8 +168,12 @@ impl Trickle {
                 came.push(*server);
             }
             known.under_way = false;
-            if !took && offer.at_once {
-                known.offered = 0;
+            if !took {
+                if offer.at_once {
+                    known.offered = 0;
+                } else {
+                    known.tried = Some(now);
+                }
             }
         }
         came
@@ -158,7 +181,7 @@ impl Trickle {
 
     /// Nothing is under other keys any more.
     pub(super) fn keep_only(&mut self, keys: &[RecordKey]) {
-        self.0.retain(|key, _| keys.contains(key));
+        self.rounds.retain(|key, _| keys.contains(key));
     }
 
     /// The next server, and what it is given: whichever has what is the oldest. `nearest` says which servers are to have a
@@ -169,8 +192,8 @@ impl Trickle {
         mut nearest: impl FnMut(&RecordKey) -> Vec<PeerId>,
         now: Instant,
     ) -> Option<(PeerId, Vec<Given>)> {
-        self.0.retain(|_, round| now < round.end);
-        let turns = self.0.iter().flat_map(|(key, round)| {
+        self.rounds.retain(|_, round| now < round.end);
+        let turns = self.rounds.iter().flat_map(|(key, round)| {
             let servers = nearest(key).into_iter().enumerate();
             servers.filter_map(|(place, server)| Some((round.lacks(&server)?, place, server)))
         });
@@ -187,7 +210,7 @@ impl Trickle {
         lost: bool,
         now: Instant,
     ) -> Vec<Given> {
-        self.0.retain(|_, round| now < round.end);
+        self.rounds.retain(|_, round| now < round.end);
         self.give(server, nearest, |round| round.misses(server, lost))
     }
 
@@ -198,7 +221,7 @@ impl Trickle {
         wants: impl Fn(&mut Round) -> bool,
     ) -> Vec<Given> {
         let mut given = Vec::new();
-        for (key, round) in &mut self.0 {
+        for (key, round) in &mut self.rounds {
             if nearest(key).contains(server) && wants(round) {
                 round.offer(*server);
                 let (record, number) = (round.record.clone(), round.number);
@@ -313,10 +336,11 @@ mod tests {
         // It does not take it now either: once in a round is enough.
         end(&mut trickle, &given[0], server, false, later);
         assert_eq!(trickle.next(all, later), None);
+        // And whoever never does takes nobody's turn in the next one.
         let third = record(1, 3, now);
         round(&mut trickle, &third, &[], &[], later + PACE);
         let next = trickle.next(all, later + PACE);
-        assert_eq!(next.map(|(server, _)| server), Some(servers[4]));
+        assert_eq!(next.map(|(server, _)| server), Some(servers[0]));
     }
 
     #[test]
@@ -338,7 +362,15 @@ mod tests {
         assert_eq!(trickle.ended(&first, &servers[..1], now), []);
         assert_eq!(trickle.next(all, now), None);
         assert_eq!(trickle.to(&servers[0], all, false, now), []);
-        // Of the second none took it; who was there meanwhile is told of.
+        // Who was offered an older one is not kept waiting for that.
+        let third = offer(trickle.start(&record(1, 3, now), LIFE, &servers[..1], now));
+        assert_eq!(trickle.to(&servers[1], all, false, now).len(), 1);
+        let second = Offer {
+            number: third.number,
+            ..second
+        };
+        assert_eq!(trickle.to(&servers[0], all, false, now), []);
+        // Of the third none took it; who was there meanwhile is told of.
         assert_eq!(trickle.ended(&second, &[], now), [servers[0]]);
         assert_eq!(trickle.to(&servers[0], all, false, now).len(), 1);
         let next = trickle.next(all, now);
@@ -400,6 +432,10 @@ mod tests {
         let found = trickle.extend(&offer.key, offer.number, servers.clone());
         assert_eq!(found, servers[2..]);
         assert_eq!(trickle.next(all, now), None);
+        // What is older by now is given to nobody.
+        round(&mut trickle, &record(1, 2, now), &[], &[], now);
+        let found = trickle.extend(&offer.key, offer.number, servers.clone());
+        assert_eq!(found, []);
     }
 
     #[test]

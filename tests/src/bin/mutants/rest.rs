@@ -148,8 +148,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "who comes while it is being offered a record is forgotten",
         edits: &[(
             "node/src/daemon/swarm/trickle.rs",
-            "known.came |= known.under_way;",
-            "known.came |= !FAULT && known.under_way;",
+            "known.came |= busy;",
+            "known.came |= !FAULT && busy;",
         )],
         finders: &[lib(
             "node",
