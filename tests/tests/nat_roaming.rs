@@ -1,4 +1,5 @@
-//! Part 4, show 4: a node moves, or sleeps while the world forgets it, and traffic flows again.
+//! Part 4, show 4: a node moves, to the other address family too, its router forgets it, or it sleeps while the world does, and
+//! traffic flows again.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use kanpachi_tests::client::Node;
 use kanpachi_tests::lab::{Families, Host, Lab, Segment, run};
 use kanpachi_tests::mesh::{DIRECT, Hub, Member, NETWORK, reach};
-use kanpachi_tests::nat::behaviour::Behaviour;
+use kanpachi_tests::nat::behaviour::{Behaviour, Ports};
 use kanpachi_tests::nat::gateway::{Gateway, Made};
 use kanpachi_tests::nat::world::{Kind, World};
 use kanpachi_tests::note;
@@ -19,6 +20,8 @@ const DIRECT_AGAIN: Duration = Duration::from_secs(15);
 /// From the new address to the first answer.
 const AFTER_A_MOVE: Duration = Duration::from_secs(2);
 const MOVES: usize = 10;
+/// From when a router has forgotten a node, which nobody is told of, to the first answer: as when a path is cut.
+const AFTER_IT_FORGOT: Duration = Duration::from_secs(5);
 /// How long the sleeper's first NAT keeps a mapping, and how long the sleeper sleeps: no session and no connection is left.
 const FORGETS_AFTER: Duration = Duration::from_secs(30);
 const SLEEP: Duration = Duration::from_secs(200);
@@ -29,7 +32,10 @@ const NOTICED: Duration = Duration::from_secs(6);
 /// Two pings are at most so far apart that the first answer may be a little older than it looks.
 const PING_GRAIN: Duration = Duration::from_millis(400);
 
-/// A hub without a node, a peer on the public segment, one behind a port-restricted NAT, and one that is to move.
+/// A peer on the public segment, and one behind a port-restricted NAT.
+const TWO: &[(Kind, &str)] = &[(Kind::OnlyV4, "only-v4"), (Kind::PortRestricted, "port")];
+
+/// A hub without a node, peers that stay where they are, and one that is to move.
 struct Roaming {
     _hub: Hub,
     _world: World,
@@ -38,16 +44,22 @@ struct Roaming {
 }
 
 impl Roaming {
-    fn start(lab: &mut Lab, mover: &Host) -> Result<Self> {
-        let world = World::of(lab, &[Kind::OnlyV4, Kind::PortRestricted])?;
+    fn start(lab: &mut Lab, mover: &Host, stays: &[(Kind, &str)]) -> Result<Self> {
+        let kinds: Vec<Kind> = stays.iter().map(|(kind, _)| *kind).collect();
+        let world = World::of(lab, &kinds)?;
         let host = lab.public_host("hub")?;
         let hub = Hub::start(lab, &host, &["--no-node"])?;
-        let (first, second) = (world.site("only-v4")?, world.site("port")?);
-        let owner = Member::join(Node::new(lab, &first.host)?, hub.invite()?)?;
-        let invite = owner.node.invite(NETWORK, &["--uses", "2"])?;
-        let other = Member::join(Node::new(lab, &second.host)?, &invite)?;
+        let (mut invite, mut members) = (hub.invite()?.to_owned(), Vec::new());
+        for (_, name) in stays {
+            let node = Node::new(lab, &world.site(name)?.host)?;
+            let member = Member::join(node, &invite)?;
+            if members.is_empty() {
+                invite = member.node.invite(NETWORK, &["--uses", "2"])?;
+            }
+            members.push(member);
+        }
         let mover = Member::join(Node::new(lab, mover)?, &invite)?;
-        let stays = vec![owner, other];
+        let stays = members;
         for peer in &stays {
             reach(&mover, peer, DIRECT)?;
             mover.node.wait_for_path(peer.name(), "direct", DIRECT)?;
@@ -92,7 +104,7 @@ fn traffic_flows_two_seconds_after_each_of_ten_moves() {
     run("nat-moves", |lab| {
         let start = lab.lan("start")?;
         let host = lab.host_with("mover", &start, Families::OnlyV4)?;
-        let Roaming { stays, mover, .. } = &Roaming::start(lab, &host)?;
+        let Roaming { stays, mover, .. } = &Roaming::start(lab, &host, TWO)?;
         let plain = Behaviour::PORT_RESTRICTED;
         let user = Made::InUserSpace(Duration::from_secs(60));
         let places = [
@@ -103,20 +115,68 @@ fn traffic_flows_two_seconds_after_each_of_ten_moves() {
             Elsewhere::Routed(start),
         ];
         let mut host = host;
-        let mut slow = Vec::new();
-        for number in 0..MOVES {
-            settle(mover, stays)?;
+        all_answer_soon(mover, stays, MOVES, AFTER_A_MOVE, |number| {
             host = places[number % places.len()].go(lab, &host)?;
-            for took in first_answers(mover, stays)? {
-                note(format_args!("move {number}: {} after {:?}", took.0, took.1));
-                if took.1.is_none_or(|took| took > scaled(AFTER_A_MOVE)) {
-                    slow.push(format!("move {number}, {}: {:?}", took.0, took.1));
-                }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn traffic_flows_two_seconds_after_a_move_to_the_other_address_family() {
+    run("nat-families", |lab| {
+        let places = [lab.lan("start")?, lab.lan("cafe")?];
+        let mut host = lab.host_with("mover", &places[0], Families::OnlyV4)?;
+        let stays = &[(Kind::Open, "open")];
+        let Roaming { stays, mover, .. } = &Roaming::start(lab, &host, stays)?;
+        let families = [Families::OnlyV6, Families::OnlyV4, Families::OnlyV6];
+        all_answer_soon(mover, stays, families.len(), AFTER_A_MOVE, |number| {
+            let place = &places[(number + 1) % places.len()];
+            host = lab.replug(&host, place, families[number])?;
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn traffic_flows_five_seconds_after_a_router_has_forgotten_everything() {
+    run("nat-forgets", |lab| {
+        // It has another port afterwards.
+        let random = Behaviour {
+            ports: Ports::Random,
+            ..Behaviour::PORT_RESTRICTED
+        };
+        let user = Made::InUserSpace(Duration::from_secs(60));
+        let router = home(lab, "home", 1, random, user)?;
+        let host = router.host(lab, "mover", 0)?;
+        let Roaming { stays, mover, .. } = &Roaming::start(lab, &host, TWO)?;
+        all_answer_soon(mover, stays, MOVES / 2, AFTER_IT_FORGOT, |_| {
+            router.forget()
+        })
+    });
+}
+
+/// Every time that this has happened to one, all answer it soon.
+fn all_answer_soon(
+    mover: &Member,
+    stays: &[Member],
+    times: usize,
+    limit: Duration,
+    mut happens: impl FnMut(usize) -> Result<()>,
+) -> Result<()> {
+    let mut slow = Vec::new();
+    for number in 0..times {
+        settle(mover, stays)?;
+        happens(number)?;
+        for took in first_answers(mover, stays)? {
+            note(format_args!("move {number}: {} after {:?}", took.0, took.1));
+            if took.1.is_none_or(|took| took > scaled(limit)) {
+                slow.push(format!("move {number}, {}: {:?}", took.0, took.1));
             }
         }
-        ensure!(slow.is_empty(), "{}", slow.join("; "));
-        Ok(())
-    });
+    }
+    ensure!(slow.is_empty(), "{}", slow.join("; "));
+    Ok(())
 }
 
 /// Until everything is as it was before a move.
@@ -163,7 +223,7 @@ fn a_sleeper_that_wakes_elsewhere_is_reached_and_nobody_lies_meanwhile() {
         let forgets = Made::InUserSpace(FORGETS_AFTER);
         let bed = home(lab, "bed", 1, Behaviour::CARRIER, forgets)?;
         let host = bed.host(lab, "sleeper", 0)?;
-        let Roaming { stays, mover, .. } = &Roaming::start(lab, &host)?;
+        let Roaming { stays, mover, .. } = &Roaming::start(lab, &host, TWO)?;
         let train = home(lab, "train", 9, Behaviour::PORT_RESTRICTED, Made::ByKernel)?;
         mover.process.signal(Signal::SIGSTOP)?;
         let asleep = Instant::now();

@@ -599,6 +599,10 @@ impl<W: PacketWriter + 'static> Engine<W> {
                 generation,
                 epochs,
             }),
+            tunnel::Event::Trouble { .. } => {
+                self.relays.handle_doubt(clock::now());
+                self.drain_relays();
+            }
             tunnel::Event::Observed { peer, addr } => {
                 self.backlog.push(Event::Observed(peer, addr));
             }

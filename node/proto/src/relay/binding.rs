@@ -23,6 +23,8 @@ const AGAIN: [Duration; 6] = [
 ];
 /// Repeated this often while it works, or when everything is that is kept: NATs forget UDP after 30 s and more (RFC 4787 asks for 120 s).
 const KEEP: Duration = Duration::from_secs(20);
+/// When nothing comes through, a bind that is older than this says nothing of where this node is now.
+const DOUBTFUL: Duration = Duration::from_secs(2);
 /// Binds that may go unanswered before the address counts as lost.
 const MISSED: usize = 3;
 /// Challenges answered between two binds of our own; a relay needs one for each address.
@@ -40,6 +42,8 @@ pub(super) struct Binding {
     nonce: [u8; 8],
     unanswered: usize,
     challenges: usize,
+    /// When it was sent last.
+    sent: Option<Instant>,
     next: Instant,
 }
 
@@ -53,6 +57,7 @@ impl Binding {
             nonce: [0; 8],
             unanswered: 0,
             challenges: 0,
+            sent: None,
             next: now,
         };
         binding.set_addrs(addrs, now);
@@ -94,6 +99,14 @@ impl Binding {
         self.next = now;
     }
 
+    /// Nothing comes through. If a router on the way has forgotten this node, the relay does not know it where it is seen now,
+    /// and drops what it sends.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        if self.sent.is_none_or(|at| now >= at + DOUBTFUL) {
+            self.again(now);
+        }
+    }
+
     /// Sends what is due.
     pub(super) fn handle_timeout(
         &mut self,
@@ -109,6 +122,7 @@ impl Binding {
         }
         self.nonce = entropy.u64().to_le_bytes();
         self.challenges = 0;
+        self.sent = Some(now);
         self.next = now + AGAIN[self.unanswered.min(AGAIN.len() - 1)];
         self.unanswered += 1;
         let (bound, targets) = (self.bound, &self.targets);

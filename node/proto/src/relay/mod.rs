@@ -342,7 +342,16 @@ impl Relays {
         }
     }
 
-    /// This node's addresses have changed, or nothing comes through: say everywhere where it is.
+    /// Nothing comes through to some peer, which may be for a router that has forgotten this node: relays are asked whether they
+    /// still know where it is, each at most every two seconds.
+    pub fn handle_doubt(&mut self, now: Instant) {
+        for session in self.relays.values_mut().filter_map(|r| r.session.as_mut()) {
+            session.binding.doubt(now);
+        }
+        self.handle_timeout(now);
+    }
+
+    /// This node's addresses have changed: say everywhere where it is.
     pub fn handle_network_change(&mut self, now: Instant) {
         for session in self.relays.values_mut().filter_map(|r| r.session.as_mut()) {
             session.binding.again(now);

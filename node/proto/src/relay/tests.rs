@@ -254,6 +254,25 @@ fn a_machine_that_moved_says_so_at_once() {
 }
 
 #[test]
+fn a_relay_is_asked_when_nothing_comes_through_and_not_all_the_time() {
+    let mut scene = Scene::open(5);
+    scene.bind(addr(1));
+    scene.sent.clear();
+    let doubt = |scene: &mut Scene| {
+        for _ in 0..20 {
+            scene.relays.handle_doubt(scene.now);
+            scene.drain();
+        }
+        std::mem::take(&mut scene.sent).len()
+    };
+    assert_eq!(doubt(&mut scene), 0, "it has just said so");
+    scene.now += Duration::from_secs(2);
+    assert_eq!(doubt(&mut scene), 1);
+    scene.now += Duration::from_secs(2);
+    assert_eq!(doubt(&mut scene), 1);
+}
+
+#[test]
 fn a_broken_stream_leaves_what_udp_carries_until_the_session_ends() {
     let mut scene = Scene::open(5);
     scene.paired(BOB, PairState::Open);

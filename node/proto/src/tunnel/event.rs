@@ -58,6 +58,11 @@ pub enum Event {
         /// What kind of path that is.
         kind: PathKind,
     },
+    /// Nothing answers any more where this node's datagrams to the member go.
+    Trouble {
+        /// The member.
+        peer: NodeId,
+    },
     /// The state of the pair has changed.
     PathState {
         /// The member.

@@ -300,7 +300,12 @@ impl Peer {
 
     fn review(&mut self, cx: &mut Context, now: Instant) {
         if let Some(activity) = self.activity(cx, now) {
+            let before = self.paths.trouble_since();
             let change = self.paths.review(&activity, now);
+            if before.is_none() && self.paths.trouble_since().is_some() {
+                let peer = self.id();
+                cx.events.push_back(Event::Trouble { peer });
+            }
             self.path_changed(cx, change, now);
         }
     }

@@ -195,7 +195,8 @@ impl Host {
                     *old = *endpoint;
                 }
             }
-            Event::PathState { .. }
+            Event::Trouble { .. }
+            | Event::PathState { .. }
             | Event::Epochs { .. }
             | Event::Rtt { .. }
             | Event::Observed { .. }
