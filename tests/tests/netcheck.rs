@@ -130,7 +130,13 @@ fn a_daemon_knows_its_own_network_and_those_of_its_peers() {
     run("netcheck-daemon", |lab| {
         let servers = servers(lab)?;
         let (hub, _bootstraps) = Hub::start_beside(lab, &servers)?;
-        let world = World::of(lab, &[Kind::PortRestricted, Kind::Symmetric, Kind::Open])?;
+        let kinds = [
+            Kind::PortRestricted,
+            Kind::Symmetric,
+            Kind::Open,
+            Kind::OneRouter,
+        ];
+        let world = World::of(lab, &kinds)?;
         let mut members: Vec<Member> = Vec::new();
         for site in &world.sites {
             let node = Node::new(lab, &site.host)?;
@@ -150,6 +156,9 @@ fn a_daemon_knows_its_own_network_and_those_of_its_peers() {
             ("symmetric", "port", "birthday", "endpoint_independent"),
             ("port", "open", "direct", "endpoint_independent"),
             ("open", "symmetric", "direct", "address_and_port_dependent"),
+            // Behind one router that does not turn packets around.
+            ("one-a", "one-guest", "relay", "endpoint_independent"),
+            ("one-a", "port", "direct", "endpoint_independent"),
         ];
         for (one, other, prospect, mapping) in expected {
             let node = &members

@@ -246,14 +246,117 @@ fn prospect(
     if theirs.mapping == Mapping::Blocked {
         return Prospect::Relay;
     }
-    let open = about.candidates.iter().any(|candidate| {
-        let ip = candidate.addr.ip();
-        let public = Address::new(ip.to_string(), 1).is_public();
-        let mapped = candidate.kind == CandidateKind::Mapped;
-        public && (mapped || ip.is_ipv6() && reply.ipv6.works)
-    });
-    if open || reply.port_mapping.external.is_some() {
+    let is_public = |ip: IpAddr| Address::new(ip.to_string(), 1).is_public();
+    let candidates = about.candidates.iter();
+    let public: Vec<_> = candidates.filter(|c| is_public(c.addr.ip())).collect();
+    if reply.ipv6.works && public.iter().any(|c| c.addr.is_ipv6()) {
+        return Prospect::Direct;
+    }
+    let by_ipv4 = reply.ipv4.works && public.iter().any(|c| c.addr.is_ipv4());
+    if !by_ipv4 && !public.is_empty() {
+        // They speak no family in common.
+        return Prospect::Relay;
+    }
+    let outside = reply.ipv4.address.filter(|_| reply.ipv4.nat == Some(true));
+    let behind_one = outside.is_some_and(|own| public.iter().any(|c| c.addr.ip() == own.ip()));
+    if behind_one && reply.hairpinning == Some(false) {
+        // They meet behind that NAT or not at all, and whether they can is known when they have tried.
+        return match path {
+            Some(Path::Relay) => Prospect::Relay,
+            _ => Prospect::Unknown,
+        };
+    }
+    let mapped = public.iter().any(|c| c.kind == CandidateKind::Mapped);
+    if mapped || reply.port_mapping.external.is_some() {
         return Prospect::Direct;
     }
     own.prospect(&theirs)
+}
+
+#[cfg(test)]
+mod tests {
+    use kanpachi_common::nat::Filtering;
+
+    use super::*;
+
+    const CONE: NatBehaviour = NatBehaviour {
+        mapping: Mapping::EndpointIndependent,
+        filtering: Filtering::AddressAndPortDependent,
+    };
+
+    fn family(address: &str, nat: bool) -> Family {
+        Family {
+            works: true,
+            address: Some(address.parse().unwrap()),
+            nat: Some(nat),
+        }
+    }
+
+    fn at(kind: CandidateKind, addrs: &[&str]) -> About {
+        let candidate = |addr: &&str| Candidate {
+            addr: addr.parse().unwrap(),
+            kind,
+        };
+        About {
+            nat: Some(CONE),
+            candidates: addrs.iter().map(candidate).collect(),
+        }
+    }
+
+    fn home() -> NetcheckReply {
+        NetcheckReply {
+            udp: Some(true),
+            ipv4: family("203.0.113.1:40000", true),
+            hairpinning: Some(false),
+            ..NetcheckReply::default()
+        }
+    }
+
+    #[test]
+    fn who_speaks_no_family_in_common_has_a_relay() {
+        let six = at(CandidateKind::Host, &["[2001:db8::1]:1"]);
+        assert_eq!(prospect(&home(), CONE, Some(&six), None), Prospect::Relay);
+        let both = at(
+            CandidateKind::Reflexive,
+            &["[2001:db8::1]:1", "198.51.100.1:1"],
+        );
+        assert_eq!(prospect(&home(), CONE, Some(&both), None), Prospect::Direct);
+        let four = at(CandidateKind::Reflexive, &["198.51.100.1:1"]);
+        let only_six = NetcheckReply {
+            ipv4: Family::default(),
+            ipv6: family("[2001:db8::2]:1", false),
+            ..home()
+        };
+        assert_eq!(
+            prospect(&only_six, CONE, Some(&four), None),
+            Prospect::Relay
+        );
+        assert_eq!(
+            prospect(&only_six, CONE, Some(&six), None),
+            Prospect::Direct
+        );
+        // It has not said where it is.
+        let nowhere = at(CandidateKind::Host, &[]);
+        assert_eq!(
+            prospect(&home(), CONE, Some(&nowhere), None),
+            Prospect::Direct
+        );
+    }
+
+    #[test]
+    fn who_is_behind_the_same_nat_meets_there_or_not_at_all() {
+        let them = at(
+            CandidateKind::Mapped,
+            &["203.0.113.1:40001", "192.168.2.2:1"],
+        );
+        let told = |reply: &NetcheckReply, path| prospect(reply, CONE, Some(&them), path);
+        assert_eq!(told(&home(), None), Prospect::Unknown);
+        assert_eq!(told(&home(), Some(Path::Relay)), Prospect::Relay);
+        assert_eq!(told(&home(), Some(Path::Lan)), Prospect::Direct);
+        let turns = NetcheckReply {
+            hairpinning: Some(true),
+            ..home()
+        };
+        assert_eq!(told(&turns, Some(Path::Relay)), Prospect::Direct);
+    }
 }

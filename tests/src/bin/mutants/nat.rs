@@ -5,6 +5,48 @@ use crate::fault::{Fault, lab, lib};
 
 pub(crate) const FAULTS: &[Fault] = &[
     Fault {
+        name: "no relay is asked when nothing comes through",
+        edits: &[(
+            "node/proto/src/relay/binding.rs",
+            "if self.sent.is_none_or(|at| now >= at + DOUBTFUL) {",
+            "if !FAULT && self.sent.is_none_or(|at| now >= at + DOUBTFUL) {",
+        )],
+        finders: &[
+            lib(
+                "node/proto",
+                "relay::tests::a_relay_is_asked_when_nothing_comes_through_and_not_all_the_time",
+            ),
+            lab(
+                "nat_roaming",
+                "traffic_flows_five_seconds_after_a_router_has_forgotten_everything",
+            ),
+        ],
+    },
+    Fault {
+        name: "netcheck knows nothing of address families",
+        edits: &[(
+            "node/src/daemon/netcheck.rs",
+            "if !by_ipv4 && !public.is_empty() {",
+            "if !FAULT && !by_ipv4 && !public.is_empty() {",
+        )],
+        finders: &[lib(
+            "node",
+            "daemon::netcheck::tests::who_speaks_no_family_in_common_has_a_relay",
+        )],
+    },
+    Fault {
+        name: "netcheck knows nothing of NATs that are shared",
+        edits: &[(
+            "node/src/daemon/netcheck.rs",
+            "if behind_one && reply.hairpinning == Some(false) {",
+            "if !FAULT && behind_one && reply.hairpinning == Some(false) {",
+        )],
+        finders: &[lib(
+            "node",
+            "daemon::netcheck::tests::who_is_behind_the_same_nat_meets_there_or_not_at_all",
+        )],
+    },
+    Fault {
         name: "one reflector is believed to know the mapping",
         edits: &[(
             "node/proto/src/netcheck/check.rs",
