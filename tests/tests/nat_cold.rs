@@ -1,10 +1,12 @@
 //! Part 4, show 1, from cold: hosts behind every kind of NAT, all of their nodes killed and started at once, as after a
-//! power cut, and every pair has its first answer as soon as when all were up.
+//! power cut, and every pair has its first answer, and is direct if it can be, as soon as when all were up. When it is direct
+//! is what both ends say; after the last round packets on the public segment show that they tell the truth.
 //!
 //! The first packet of a pair is the first that can be sent and taken: the clock of a pair starts when the adapter is up
 //! at both of its ends, which is the moment from which an application at either end has an address to talk from. A node
 //! has its adapter long before it has found its coordinator; that time counts. The hub stays up, but for the last round.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, UdpSocket};
 use std::sync::mpsc;
@@ -12,11 +14,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use kanpachi_tests::capture::Capture;
 use kanpachi_tests::lab::run;
-use kanpachi_tests::mesh::Member;
+use kanpachi_tests::nat::behaviour::Verdict;
 use kanpachi_tests::nat::joined::{Joined, join};
-use kanpachi_tests::nat::matrix::{FIRST_ANSWER, spread};
+use kanpachi_tests::nat::matrix::{FIRST_ANSWER, limit, pair, probe_all, spread};
 use kanpachi_tests::nat::world::{Kind, World};
+use kanpachi_tests::note;
 use kanpachi_tests::traffic::ping;
 use kanpachi_tests::wait::{quietly, scaled};
 
@@ -25,6 +29,10 @@ const ROUNDS: usize = 3;
 const UP: Duration = Duration::from_secs(10);
 /// A pair is given up after this; what comes between [`FIRST_ANSWER`] and this is told as what it is, late.
 const LATE: Duration = Duration::from_secs(20);
+/// How often all are asked which pairs are direct: each answer is a process that takes time from the nodes.
+const LOOK: Duration = Duration::from_secs(1);
+/// Until it is seen which pairs that need luck have none.
+const LUCK: Duration = Duration::from_secs(20);
 /// Any port: nothing is sent there.
 const DISCARD: u16 = 9;
 
@@ -34,7 +42,7 @@ fn every_pair_answers_soon_after_all_were_killed() {
         let world = World::of(lab, &Kind::ALL)?;
         let (mut hub, mut members) = join(lab, &world)?;
         ensure!(members.len() == world.sites.len(), "not everybody joined");
-        let mut late = Vec::new();
+        let (mut late, mut unlucky) = (Vec::new(), Vec::new());
         for round in 1..=ROUNDS + 1 {
             let with_hub = round > ROUNDS;
             let begun = Instant::now();
@@ -61,13 +69,35 @@ fn every_pair_answers_soon_after_all_were_killed() {
             );
             let missed = firsts.iter().filter(|first| !first.is_in_time());
             late.extend(missed.map(|first| format!("round {round}: {first}")));
+            for pair in become_direct(&members, &firsts)? {
+                let line = format!("round {round}: {pair}");
+                if pair.verdict == Verdict::Direct {
+                    late.push(line);
+                } else {
+                    unlucky.push(line);
+                }
+            }
         }
+        let hard = (ROUNDS + 1) * hard_pairs(&members);
+        println!("of {hard} pairs that need luck {} had none", unlucky.len());
         ensure!(
             late.is_empty(),
-            "not within {:?}:\n{}",
+            "not within {:?}, or not direct within {:?}:\n{}",
             scaled(FIRST_ANSWER),
+            scaled(limit(Verdict::Direct)),
             late.join("\n")
         );
+        ensure!(
+            unlucky.len() * 20 <= hard,
+            "not direct:\n{}",
+            unlucky.join("\n")
+        );
+        let capture = Capture::start(&lab.public().ns, lab.public().bridge, b"")?;
+        let cells = probe_all(&members, &capture)?;
+        let bad: Vec<String> = (cells.iter().filter(|cell| !cell.is_good()))
+            .map(|cell| format!("{cell:?}"))
+            .collect();
+        ensure!(bad.is_empty(), "not as they say:\n{}", bad.join("\n"));
         Ok(())
     });
 }
@@ -79,8 +109,99 @@ fn cpu_time(members: &Joined<'_>) -> Result<Duration> {
     times.sum()
 }
 
+/// A pair that was not direct in time.
+struct Indirect {
+    names: [String; 2],
+    verdict: Verdict,
+    /// When it was seen to be, if at all.
+    took: Option<Duration>,
+}
+
+impl fmt::Display for Indirect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [one, other] = &self.names;
+        match self.took {
+            Some(took) => write!(f, "{one} and {other} direct after {took:.2?}"),
+            None => write!(f, "{one} and {other} not direct"),
+        }
+    }
+}
+
+fn hard_pairs(members: &Joined<'_>) -> usize {
+    let all = (0..members.len()).flat_map(|one| (0..one).map(move |other| (other, one)));
+    let verdicts = all.map(|at| pair(members, at).expected());
+    verdicts
+        .filter(|verdict| *verdict == Verdict::DirectByBirthday)
+        .count()
+}
+
+/// Waits until both ends of each pair that can be direct say that it is. Returns those for which that took too long.
+fn become_direct(members: &Joined<'_>, firsts: &[First]) -> Result<Vec<Indirect>> {
+    let mut open: Vec<(&First, Verdict)> = firsts
+        .iter()
+        .map(|first| (first, pair(members, first.pair).expected()))
+        .filter(|(_, verdict)| matches!(verdict, Verdict::Direct | Verdict::DirectByBirthday))
+        .collect();
+    let (mut seen, mut late) = (Vec::new(), Vec::new());
+    let begun = Instant::now();
+    loop {
+        let paths = paths(members)?;
+        let now = Instant::now();
+        open.retain(|(first, verdict)| {
+            let (one, other) = first.pair;
+            let direct = |from: usize, to: usize| paths[from].contains(members[to].1.name());
+            if !(direct(one, other) && direct(other, one)) {
+                return true;
+            }
+            let took = now.duration_since(first.begun);
+            seen.push(took);
+            if took > scaled(limit(*verdict)) {
+                late.push(Indirect::new(first, *verdict, Some(took)));
+            }
+            false
+        });
+        if open.is_empty() || begun.elapsed() > scaled(LUCK) {
+            break;
+        }
+        thread::sleep(LOOK.saturating_sub(now.elapsed()));
+    }
+    let (median, slowest) = spread(seen.into_iter())?;
+    note(format_args!(
+        "direct: median {median:.1?}, slowest {slowest:.1?}, not {}",
+        open.len()
+    ));
+    let never = open.into_iter();
+    late.extend(never.map(|(first, verdict)| Indirect::new(first, verdict, None)));
+    Ok(late)
+}
+
+impl Indirect {
+    fn new(first: &First, verdict: Verdict, took: Option<Duration>) -> Self {
+        Self {
+            names: [first.from.clone(), first.to.clone()],
+            verdict,
+            took,
+        }
+    }
+}
+
+/// Whom each member calls direct.
+fn paths(members: &Joined<'_>) -> Result<Vec<BTreeSet<String>>> {
+    let told = members.iter().map(|(_, member)| {
+        let status = member.node.status()?;
+        let direct = status.members().filter(|peer| {
+            let path = peer["path"].as_str();
+            matches!(path, Some("lan" | "direct"))
+        });
+        let names = direct.filter_map(|peer| peer["name"].as_str());
+        Ok(names.map(str::to_owned).collect())
+    });
+    told.collect()
+}
+
 /// What became of a pair.
 struct First {
+    pair: (usize, usize),
     from: String,
     to: String,
     /// When both adapters were up.
@@ -139,7 +260,7 @@ fn first_answers(members: &Joined<'_>, round: usize) -> Result<Vec<First>> {
                 let (one, other) = (at.min(other), at.max(other));
                 let turned = (one + other + round).is_multiple_of(2);
                 let (from, to) = if turned { (other, one) } else { (one, other) };
-                pings.push(scope.spawn(move || first(&members[from].1, &members[to].1)));
+                pings.push(scope.spawn(move || first(members, from, to)));
             }
             there.push(at);
         }
@@ -153,10 +274,13 @@ fn first_answers(members: &Joined<'_>, round: usize) -> Result<Vec<First>> {
     })
 }
 
-fn first(from: &Member, to: &Member) -> Result<First> {
+fn first(members: &Joined<'_>, from: usize, to: usize) -> Result<First> {
+    let pair = (from, to);
+    let (from, to) = (&members[from].1, &members[to].1);
     let begun = Instant::now();
     let took = ping::first(&from.node.host.ns, to.overlay.v4.into(), scaled(LATE))?;
     Ok(First {
+        pair,
         from: from.name().to_owned(),
         to: to.name().to_owned(),
         begun,

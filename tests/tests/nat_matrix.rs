@@ -8,23 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use kanpachi_tests::capture::Capture;
 use kanpachi_tests::lab::run;
-use kanpachi_tests::nat::behaviour::Verdict;
 use kanpachi_tests::nat::joined::{Joined, join};
-use kanpachi_tests::nat::matrix::{Cell, Pair, print, spread, waves};
+use kanpachi_tests::nat::matrix::{Cell, limit, pair, print, probe_all, spread};
 use kanpachi_tests::nat::world::{Kind, Site, World};
 use kanpachi_tests::wait::scaled;
 
+/// Cells that may be tried again, of all 136: a machine that is busy with something else for a moment.
+const RETRIED: usize = 6;
 /// The whole matrix, from the first host to the last cell.
 const WHOLE: Duration = Duration::from_secs(300);
-
-/// How long a pair may take until it is what was expected.
-fn limit(verdict: Verdict) -> Duration {
-    match verdict {
-        Verdict::Direct => Duration::from_secs(10),
-        Verdict::DirectByBirthday => Duration::from_secs(15),
-        Verdict::Relay | Verdict::RelayStream => Duration::from_secs(5),
-    }
-}
 
 #[test]
 fn every_pair_of_nats_is_as_direct_as_it_can_be() {
@@ -57,50 +49,11 @@ fn every_pair_of_nats_is_as_direct_as_it_can_be() {
         ensure!(left_out.is_empty(), "did not join: {}", left_out.join(", "));
         let bad = cells.iter().filter(|cell| !cell.is_good()).count();
         ensure!(bad == 0, "{bad} pairs are not as they can be, see above");
+        let retried = cells.iter().filter(|cell| cell.retried.is_some()).count();
+        ensure!(retried <= RETRIED, "{retried} pairs were tried again");
         ensure!(took < scaled(WHOLE), "the matrix took {took:?}");
         Ok(())
     });
-}
-
-fn probe_all(members: &Joined<'_>, capture: &Capture) -> Result<Vec<Cell>> {
-    let outsides: Vec<_> = members
-        .iter()
-        .map(|(site, _)| site.outside.clone())
-        .collect();
-    let mut cells = Vec::new();
-    for wave in waves(&outsides) {
-        cells.extend(probe(members, capture, &wave)?);
-    }
-    Ok(cells)
-}
-
-/// Probes the pairs of a wave at the same time.
-fn probe(members: &Joined<'_>, capture: &Capture, wave: &[(usize, usize)]) -> Result<Vec<Cell>> {
-    std::thread::scope(|scope| {
-        let probes: Vec<_> = wave
-            .iter()
-            .map(|at| {
-                let pair = pair(members, *at);
-                scope.spawn(move || pair.probe(capture, *at, limit(pair.expected())))
-            })
-            .collect();
-        probes
-            .into_iter()
-            .map(|probe| {
-                probe
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-            .collect()
-    })
-}
-
-fn pair<'a>(members: &'a Joined<'_>, at: (usize, usize)) -> Pair<'a> {
-    let end = |at: usize| (members[at].0, &members[at].1);
-    Pair {
-        one: end(at.0),
-        other: end(at.1),
-    }
 }
 
 /// Once more, alone, for what was not there.

@@ -76,15 +76,15 @@ impl Scene {
 
     fn takes(&self, at: usize, relay: &str) -> Result<()> {
         let host = self.relays.iter().find(|r| r.name == relay);
-        let address = host.map(|host| host.v4.to_string());
+        self.goes_over(at, host.map(|host| host.v4.to_string()).as_deref())
+    }
+
+    /// Does data to the other take the relay that is called so?
+    fn goes_over(&self, at: usize, called: Option<&str>) -> Result<()> {
         let (node, other) = (&self.members[at].node, self.members[1 - at].name());
         let peer = node.status()?.peer(other)?;
         ensure!(peer["path"] == "relay", "path {}", peer["path"]);
-        ensure!(
-            peer["via"].as_str() == address.as_deref(),
-            "{}",
-            peer["via"]
-        );
+        ensure!(peer["via"].as_str() == called, "{}", peer["via"]);
         Ok(())
     }
 }
@@ -115,6 +115,22 @@ fn the_nearest_of_three_relays_is_chosen_every_time_and_an_order_is_obeyed() {
         alice.process = alice.node.start(&["up", "--relay-via", &far])?;
         scene.wait_for(0, "far")?;
         scene.wait_for(1, "far")?;
+        reach(&scene.members[0], &scene.members[1], CHOSEN)?;
+
+        // A member that relays is called by its name, as a person writes it.
+        let host = lab.public_host("carol")?;
+        let carol = Node::new(lab, &host)?;
+        let invite = scene.members[0].node.invite("lan", &[])?;
+        let mut carol = Member::join(carol, &invite)?;
+        carol.process.terminate(STOP)?;
+        carol.process = carol.node.start(&["up", "--relay"])?;
+        let alice = &mut scene.members[0];
+        alice.process.terminate(STOP)?;
+        alice.process = alice.node.start(&["up", "--relay-via", "Carol"])?;
+        eventually(CHOSEN, "both go over carol", || {
+            scene.goes_over(0, Some("carol"))?;
+            scene.goes_over(1, Some("carol"))
+        })?;
         reach(&scene.members[0], &scene.members[1], CHOSEN)
     });
 }

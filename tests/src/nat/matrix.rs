@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::behaviour::{Verdict, expected};
+use super::joined::Joined;
 use super::world::Site;
 use crate::capture::{Capture, Report, TCP, UDP};
 use crate::mesh::Member;
@@ -262,6 +263,60 @@ impl Pair<'_> {
             (false, false) if leg(TCP, &is_one) && leg(TCP, &is_other) => Found::RelayStream,
             _ => Found::Unclear,
         }
+    }
+}
+
+/// How long a pair may take until it is what was expected.
+#[must_use]
+pub const fn limit(verdict: Verdict) -> Duration {
+    match verdict {
+        Verdict::Direct => Duration::from_secs(10),
+        Verdict::DirectByBirthday => Duration::from_secs(15),
+        Verdict::Relay | Verdict::RelayStream => Duration::from_secs(5),
+    }
+}
+
+/// Probes all pairs, as many at the same time as do not disturb each other.
+pub fn probe_all(members: &Joined<'_>, capture: &Capture) -> Result<Vec<Cell>> {
+    let outsides: Vec<_> = members
+        .iter()
+        .map(|(site, _)| site.outside.clone())
+        .collect();
+    let mut cells = Vec::new();
+    for wave in waves(&outsides) {
+        cells.extend(probe(members, capture, &wave)?);
+    }
+    Ok(cells)
+}
+
+/// Probes the pairs of a wave at the same time.
+fn probe(members: &Joined<'_>, capture: &Capture, wave: &[(usize, usize)]) -> Result<Vec<Cell>> {
+    std::thread::scope(|scope| {
+        let probes: Vec<_> = wave
+            .iter()
+            .map(|at| {
+                let pair = pair(members, *at);
+                scope.spawn(move || pair.probe(capture, *at, limit(pair.expected())))
+            })
+            .collect();
+        probes
+            .into_iter()
+            .map(|probe| {
+                probe
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    })
+}
+
+/// Two of the members.
+#[must_use]
+pub fn pair<'a>(members: &'a Joined<'_>, at: (usize, usize)) -> Pair<'a> {
+    let end = |at: usize| (members[at].0, &members[at].1);
+    Pair {
+        one: end(at.0),
+        other: end(at.1),
     }
 }
 
