@@ -29,6 +29,8 @@ pub(super) enum Event {
         reflector: SocketAddr,
         observed: SocketAddr,
     },
+    /// Nothing comes through to some peer any more.
+    Trouble,
 }
 
 /// What an event is news of: the newest of each is what counts.
@@ -38,6 +40,7 @@ enum About {
     Tunnel(NodeId),
     Peer(Discriminant<Event>, NodeId),
     Reflector(SocketAddr),
+    Trouble,
 }
 
 impl Event {
@@ -48,6 +51,7 @@ impl Event {
                 About::Peer(discriminant(self), *peer)
             }
             Self::Reflected { reflector, .. } => About::Reflector(*reflector),
+            Self::Trouble => About::Trouble,
         }
     }
 }

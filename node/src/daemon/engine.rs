@@ -602,6 +602,7 @@ impl<W: PacketWriter + 'static> Engine<W> {
             tunnel::Event::Trouble { .. } => {
                 self.relays.handle_doubt(clock::now());
                 self.drain_relays();
+                self.backlog.push(Event::Trouble);
             }
             tunnel::Event::Observed { peer, addr } => {
                 self.backlog.push(Event::Observed(peer, addr));

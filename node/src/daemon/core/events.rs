@@ -45,6 +45,7 @@ impl Core {
                 self.state.wants_changed = true;
                 self.handle_down(peer).await;
             }
+            engine::Event::Trouble => self.doubt_reflectors(),
             engine::Event::Observed(peer, addr) => {
                 self.note_observed(peer, addr);
                 self.note_view(&peer, addr);

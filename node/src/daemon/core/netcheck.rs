@@ -30,7 +30,7 @@ const MAX_SAID: usize = 16;
 /// Addresses that nobody confirmed for this long are forgotten while reflectors answer: a few rounds of questions.
 const CONFIRMED_FOR: Duration = Duration::from_secs(200);
 /// While there are tunnels the reflectors are asked this often behind a NAT: peers say with each keepalive where they see this
-/// node, and when that is elsewhere, the reflectors are asked at once, but no oftener than the second.
+/// node. When that is elsewhere, or nothing comes through to one, the reflectors are asked at once, but no oftener than the second.
 const BESIDE_TUNNELS: (Duration, Duration) = (Duration::from_secs(70), Duration::from_secs(5));
 /// Without a NAT the reflectors are asked this often, and everything is checked again after a network without UDP.
 const SELDOM: Duration = Duration::from_secs(300);
@@ -226,10 +226,15 @@ impl Core {
         if self.state.netcheck.note_said(peer, addr, clock::now()) {
             tracing::debug!(%addr, %peer, "seen from outside");
             self.announce();
-            let asked = self.state.netcheck.asked;
-            if asked.is_some_and(|at| clock::since(at) >= BESIDE_TUNNELS.1) {
-                self.ask_reflectors();
-            }
+            self.doubt_reflectors();
+        }
+    }
+
+    /// This node may be seen elsewhere than reflectors said: they are asked again, if that was not just now.
+    pub(super) fn doubt_reflectors(&mut self) {
+        let asked = self.state.netcheck.asked;
+        if asked.is_some_and(|at| clock::since(at) >= BESIDE_TUNNELS.1) {
+            self.ask_reflectors();
         }
     }
 
