@@ -28,11 +28,12 @@ use kanpachi_common::{
         },
     },
 };
+use kanpachi_transport::streams::Stream;
 use kanpachi_transport::{
     AddressFilter, DatagramHandler, Reader, SharedSocket, keypair_from_seed,
     swarm::{Options, swarm},
 };
-use libp2p::{Multiaddr, Stream, StreamProtocol, Swarm, multiaddr::Protocol, swarm::SwarmEvent};
+use libp2p::{Multiaddr, StreamProtocol, Swarm, multiaddr::Protocol, swarm::SwarmEvent};
 use org::Org;
 use tokio::task::JoinHandle;
 

@@ -8,7 +8,8 @@ use kanpachi_common::wire::{
     mirror::{MAX, MirrorReply, MirrorRequest, PROTOCOL},
 };
 use kanpachi_transport::node_id;
-use libp2p::{PeerId, Stream, StreamProtocol};
+use kanpachi_transport::streams::Stream;
+use libp2p::{PeerId, StreamProtocol};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,

@@ -16,8 +16,9 @@ use kanpachi_common::{
         relay::{DATA, MAX, PROTOCOL, RelayMessage, SessionKey, data_channel, data_frame},
     },
 };
+use kanpachi_transport::streams::Stream;
 use kanpachi_transport::{SharedSocket, node_id};
-use libp2p::{Stream, StreamProtocol};
+use libp2p::StreamProtocol;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,

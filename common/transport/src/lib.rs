@@ -37,6 +37,7 @@ pub mod selective;
 pub mod socket;
 pub mod streams;
 pub mod swarm;
+mod used;
 mod websocket;
 
 pub use budget::DialBudget;

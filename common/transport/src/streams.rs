@@ -14,7 +14,7 @@ use std::{
 };
 
 use libp2p::{
-    Multiaddr, PeerId, Stream, StreamProtocol,
+    Multiaddr, PeerId, StreamProtocol,
     core::{Endpoint, InboundUpgrade, UpgradeInfo, transport::PortUse, upgrade::DeniedUpgrade},
     swarm::{
         ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
@@ -24,6 +24,9 @@ use libp2p::{
 };
 pub use libp2p_stream::{AlreadyRegistered, OpenStreamError};
 use tokio::sync::mpsc;
+
+pub use crate::used::Stream;
+use crate::used::{Connection, Connections};
 
 /// Streams of one protocol that wait to be taken, at the most. Further ones are dropped, which their peers see.
 pub const ROOM: usize = 256;
@@ -85,7 +88,8 @@ impl Behaviour {
     pub fn new_control(&self) -> Control {
         Control {
             outgoing: self.outgoing.new_control(),
-            takers: self.incoming.0.clone(),
+            takers: self.incoming.takers.clone(),
+            connections: self.incoming.connections.clone(),
         }
     }
 }
@@ -107,6 +111,7 @@ impl fmt::Debug for Behaviour {
 pub struct Control {
     outgoing: libp2p_stream::Control,
     takers: Shared,
+    connections: Connections,
 }
 
 impl fmt::Debug for Control {
@@ -125,7 +130,8 @@ impl Control {
         peer: PeerId,
         protocol: StreamProtocol,
     ) -> Result<Stream, OpenStreamError> {
-        self.outgoing.open_stream(peer, protocol).await
+        let stream = self.outgoing.open_stream(peer, protocol).await?;
+        Ok(self.connections.hold(peer, stream))
     }
 
     /// Takes the streams of a protocol from now on, until what this returns is dropped.
@@ -195,7 +201,20 @@ impl Shared {
 
 /// The accepting half.
 #[derive(Debug, Default)]
-pub struct Incoming(Shared);
+pub struct Incoming {
+    takers: Shared,
+    connections: Connections,
+}
+
+impl Incoming {
+    fn handler(&self, peer: PeerId) -> Handler {
+        Handler {
+            connection: self.connections.add(peer),
+            connections: self.connections.clone(),
+            takers: self.takers.clone(),
+        }
+    }
+}
 
 impl NetworkBehaviour for Incoming {
     type ConnectionHandler = Handler;
@@ -208,7 +227,7 @@ impl NetworkBehaviour for Incoming {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler(peer, self.0.clone()))
+        Ok(self.handler(peer))
     }
 
     fn handle_established_outbound_connection(
@@ -219,7 +238,7 @@ impl NetworkBehaviour for Incoming {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler(peer, self.0.clone()))
+        Ok(self.handler(peer))
     }
 
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
@@ -240,7 +259,11 @@ impl NetworkBehaviour for Incoming {
 
 /// The accepting half's part of one connection.
 #[derive(Debug)]
-pub struct Handler(PeerId, Shared);
+pub struct Handler {
+    connection: Connection,
+    connections: Connections,
+    takers: Shared,
+}
 
 impl ConnectionHandler for Handler {
     type FromBehaviour = Infallible;
@@ -251,13 +274,14 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = ();
 
     fn listen_protocol(&self) -> SubstreamProtocol<Accept> {
-        SubstreamProtocol::new(Accept(self.1.protocols()), ())
+        SubstreamProtocol::new(Accept(self.takers.protocols()), ())
     }
 
     fn poll(
         &mut self,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<ConnectionHandlerEvent<DeniedUpgrade, (), Infallible>> {
+        self.connection.poll(cx);
         Poll::Pending
     }
 
@@ -271,7 +295,9 @@ impl ConnectionHandler for Handler {
             ..
         }) = event
         {
-            self.1.hand_over(self.0, stream, &protocol);
+            let peer = self.connection.peer();
+            let stream = self.connections.hold(peer, stream);
+            self.takers.hand_over(peer, stream, &protocol);
         }
     }
 }
@@ -289,12 +315,12 @@ impl UpgradeInfo for Accept {
     }
 }
 
-impl InboundUpgrade<Stream> for Accept {
-    type Output = (Stream, StreamProtocol);
+impl InboundUpgrade<libp2p::Stream> for Accept {
+    type Output = (libp2p::Stream, StreamProtocol);
     type Error = Infallible;
     type Future = future::Ready<Result<Self::Output, Infallible>>;
 
-    fn upgrade_inbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
+    fn upgrade_inbound(self, stream: libp2p::Stream, protocol: StreamProtocol) -> Self::Future {
         future::ready(Ok((stream, protocol)))
     }
 }

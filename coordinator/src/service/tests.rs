@@ -27,10 +27,11 @@ use kanpachi_common::{
         mirror::{MirrorReply, MirrorRequest, Mirrored},
     },
 };
+use kanpachi_transport::streams::Stream;
 use kanpachi_transport::{
     AddressFilter, DatagramHandler, SharedSocket, keypair_from_seed, peer_id,
 };
-use libp2p::{Multiaddr, Stream, StreamProtocol, swarm::SwarmEvent};
+use libp2p::{Multiaddr, StreamProtocol, swarm::SwarmEvent};
 use tokio::sync::oneshot;
 
 use super::{InviteOptions, Mirror, MirrorError, Servers, Service, Setup};

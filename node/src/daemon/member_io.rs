@@ -10,8 +10,9 @@ use kanpachi_common::{
         member::{Ask, MAX_ASK, MemberMessage, PROTOCOL},
     },
 };
+use kanpachi_transport::streams::Stream;
 use kanpachi_transport::{node_id, peer_id};
-use libp2p::{Stream, StreamProtocol};
+use libp2p::StreamProtocol;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,

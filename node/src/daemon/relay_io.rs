@@ -14,7 +14,8 @@ use kanpachi_common::{
     },
 };
 use kanpachi_transport::peer_id;
-use libp2p::{Stream, StreamProtocol};
+use kanpachi_transport::streams::Stream;
+use libp2p::StreamProtocol;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{

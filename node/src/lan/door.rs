@@ -17,8 +17,8 @@ use kanpachi_common::{
 use kanpachi_coordinator::service::{InviteOptions, RemoteLookup, Service, remote_of};
 use kanpachi_proto::code::{Door, Event, Granted, TRY_LIMIT, TryId};
 use kanpachi_transport::node_id;
-use kanpachi_transport::streams::IncomingStreams;
-use libp2p::{PeerId, Stream, StreamProtocol};
+use kanpachi_transport::streams::{IncomingStreams, Stream};
+use libp2p::{PeerId, StreamProtocol};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::{

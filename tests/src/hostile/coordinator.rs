@@ -154,7 +154,11 @@ async fn serve(
 }
 
 /// One node's control stream, from its hello until either side has enough.
-async fn converse(node: NodeId, mut stream: libp2p::Stream, shared: Shared) -> Result<()> {
+async fn converse(
+    node: NodeId,
+    mut stream: kanpachi_transport::streams::Stream,
+    shared: Shared,
+) -> Result<()> {
     let mut pushes = shared.pushes.subscribe();
     let mut reader = FrameReader::new(MAX_REPLY);
     let mut buffer = vec![0; 64 * 1024];

@@ -29,7 +29,7 @@ pub struct Target {
 /// One of them, until dropped.
 #[derive(Debug)]
 pub struct Guest {
-    stream: libp2p::Stream,
+    stream: kanpachi_transport::streams::Stream,
     reader: FrameReader,
     next: u64,
     swarm: JoinHandle<()>,

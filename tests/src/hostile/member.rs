@@ -11,7 +11,8 @@ use kanpachi_common::wire::control::Nonce;
 use kanpachi_common::wire::frame::{FrameReader, MAX_REPLY};
 use kanpachi_common::wire::member::{Ask, MemberMessage, PROTOCOL};
 use kanpachi_transport::peer_id;
-use libp2p::{Stream, StreamProtocol};
+use kanpachi_transport::streams::Stream;
+use libp2p::StreamProtocol;
 use tokio::time::timeout;
 
 /// For a question and its answer.

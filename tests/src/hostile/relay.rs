@@ -38,7 +38,7 @@ pub struct RelayGuest {
     pub session: u32,
     key: SessionKey,
     relay: SocketAddr,
-    stream: libp2p::Stream,
+    stream: kanpachi_transport::streams::Stream,
     frames: FrameReader,
     swarm: JoinHandle<()>,
     _socket: Reader,

@@ -1,11 +1,18 @@
 //! Streams that come at once.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
-use crate::util::{DEADLINE, listen, node, run, until};
-use futures::{FutureExt as _, StreamExt as _, future::join_all};
-use kanpachi_transport::{AddressFilter, streams::ROOM_OF_ONE};
-use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, swarm::SwarmEvent};
+use crate::util::{DEADLINE, Inbox, listen, node, run, until};
+use futures::{AsyncWriteExt as _, FutureExt as _, StreamExt as _, future::join_all};
+use kanpachi_transport::{
+    AddressFilter, SharedSocket, keypair_from_seed,
+    streams::{Behaviour, ROOM_OF_ONE, Stream},
+    swarm::{Options, transport},
+};
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol, Swarm, relay,
+    swarm::{Config, NetworkBehaviour, SwarmEvent},
+};
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/streams/1");
 /// More than may wait of one peer.
@@ -52,4 +59,78 @@ async fn streams_that_come_at_once_wait_to_be_taken_and_those_of_one_peer_leave_
     assert!(incoming.next().now_or_never().is_none());
     drop((first, second, incoming));
     control.accept(PROTOCOL).unwrap();
+}
+
+/// What nodes have: streams, and a part that wants connections open while they are young.
+#[derive(NetworkBehaviour)]
+struct Both {
+    streams: Behaviour,
+    relay: relay::Behaviour,
+}
+
+/// libp2p does not notice by itself that the last stream of a connection is gone.
+#[tokio::test]
+async fn a_connection_ends_when_its_last_stream_has_and_nothing_else_happens_on_it() {
+    const IDLE: Duration = Duration::from_millis(300);
+    let alone = |seed| {
+        let keypair = keypair_from_seed(&[seed; 32]);
+        let socket = SharedSocket::bind_port(0).unwrap();
+        let reader = socket.spawn_reader(Inbox::default()).unwrap();
+        let peer = keypair.public().to_peer_id();
+        let options = Options {
+            keypair,
+            socket,
+            filter: AddressFilter::allow_all(),
+            relay: None,
+            tcp: false,
+            proxy: None,
+            dials: None,
+        };
+        let config = Config::with_tokio_executor().with_idle_connection_timeout(IDLE);
+        let both = Both {
+            streams: Behaviour::new(),
+            relay: relay::Behaviour::new(peer, relay::Config::default()),
+        };
+        let swarm = Swarm::new(transport(options).unwrap(), both, peer, config);
+        (peer, swarm, reader)
+    };
+    let ((server, mut serves, _one), (_, mut asks, _other)) = (alone(1), alone(2));
+    let mut incoming = serves
+        .behaviour()
+        .streams
+        .new_control()
+        .accept(PROTOCOL)
+        .unwrap();
+    let mut opener = asks.behaviour().streams.new_control();
+    let any = "/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap();
+    serves.listen_on(any).unwrap();
+    let address = loop {
+        if let SwarmEvent::NewListenAddr { address, .. } = serves.select_next_some().await {
+            break address;
+        }
+    };
+    asks.dial(address.with_p2p(server).unwrap()).unwrap();
+    tokio::spawn(async move { while serves.next().await.is_some() {} });
+    let (closed, ended) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        while !matches!(
+            asks.select_next_some().await,
+            SwarmEvent::ConnectionClosed { .. }
+        ) {}
+        closed.send(())
+    });
+    let opened = opener.open_stream(server, PROTOCOL);
+    let mut ours = tokio::time::timeout(DEADLINE, opened)
+        .await
+        .unwrap()
+        .unwrap();
+    ours.write_all(b"?").await.unwrap();
+    let (_, theirs) = incoming.next().await.unwrap();
+    // It is in use for longer than it may be idle.
+    let mut ended = std::pin::pin!(ended);
+    let early = tokio::time::timeout(3 * IDLE, &mut ended).await;
+    assert!(early.is_err(), "closed while it was in use");
+    drop((ours, theirs));
+    let ended = tokio::time::timeout(DEADLINE, ended).await;
+    ended.expect("it is closed").unwrap();
 }
