@@ -12,7 +12,7 @@ use kanpachi_tests::nat::gateway::{Gateway, Made};
 use kanpachi_tests::nat::world::{Kind, World};
 use kanpachi_tests::note;
 use kanpachi_tests::traffic::ping;
-use kanpachi_tests::wait::{eventually, give_up, scaled};
+use kanpachi_tests::wait::{eventually, give_up, quietly, scaled};
 use nix::sys::signal::Signal;
 
 /// From the answer after a move to a direct path.
@@ -22,6 +22,10 @@ const AFTER_A_MOVE: Duration = Duration::from_secs(2);
 const MOVES: usize = 10;
 /// From when a router has forgotten a node, which nobody is told of, to the first answer: as when a path is cut.
 const AFTER_IT_FORGOT: Duration = Duration::from_secs(5);
+/// How long one is off, how often, and from when it is on again to the first answer.
+const OFF: Duration = Duration::from_secs(15);
+const OUTAGES: usize = 2;
+const AFTER_AN_OUTAGE: Duration = Duration::from_secs(10);
 /// How long the sleeper's first NAT keeps a mapping, and how long the sleeper sleeps: no session and no connection is left.
 const FORGETS_AFTER: Duration = Duration::from_secs(30);
 const SLEEP: Duration = Duration::from_secs(200);
@@ -156,6 +160,37 @@ fn traffic_flows_five_seconds_after_a_router_has_forgotten_everything() {
     });
 }
 
+#[test]
+fn traffic_flows_ten_seconds_after_a_router_was_off_for_fifteen() {
+    run("nat-off", |lab| {
+        let random = Behaviour {
+            ports: Ports::Random,
+            ..Behaviour::PORT_RESTRICTED
+        };
+        let user = Made::InUserSpace(Duration::from_secs(60));
+        let router = home(lab, "home", 1, random, user)?;
+        let host = router.host(lab, "mover", 0)?;
+        let Roaming { stays, mover, .. } = &Roaming::start(lab, &host, TWO)?;
+        all_answer_soon(mover, stays, OUTAGES, AFTER_AN_OUTAGE, |_| {
+            router.power(false)?;
+            let since = Instant::now();
+            // Somebody waits for it to come back.
+            for peer in stays {
+                let (ns, to) = (&mover.node.host.ns, peer.overlay.v4.into());
+                ensure!(
+                    ping::first(ns, to, OFF / 3)?.is_none(),
+                    "a router that is off lets something through"
+                );
+            }
+            quietly(2 * OFF, || {
+                ensure!(since.elapsed() >= OFF);
+                Ok(())
+            })?;
+            router.power(true)
+        })
+    });
+}
+
 /// Every time that this has happened to one, all answer it soon.
 fn all_answer_soon(
     mover: &Member,
@@ -168,7 +203,7 @@ fn all_answer_soon(
     for number in 0..times {
         settle(mover, stays)?;
         happens(number)?;
-        for took in first_answers(mover, stays)? {
+        for took in first_answers(mover, stays, limit)? {
             note(format_args!("move {number}: {} after {:?}", took.0, took.1));
             if took.1.is_none_or(|took| took > scaled(limit)) {
                 slow.push(format!("move {number}, {}: {:?}", took.0, took.1));
@@ -197,8 +232,13 @@ fn settle(mover: &Member, stays: &[Member]) -> Result<()> {
 }
 
 /// Pings all of them at once and says when each answered first.
-fn first_answers(from: &Member, to: &[Member]) -> Result<Vec<(String, Option<Duration>)>> {
-    let limit = scaled(4 * AFTER_A_MOVE);
+fn first_answers(
+    from: &Member,
+    to: &[Member],
+    limit: Duration,
+) -> Result<Vec<(String, Option<Duration>)>> {
+    // What is late is told as what it is.
+    let limit = scaled(2 * limit + AFTER_A_MOVE);
     std::thread::scope(|scope| {
         let pings: Vec<_> = to
             .iter()

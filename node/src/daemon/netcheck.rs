@@ -138,9 +138,17 @@ pub(crate) async fn source_towards(to: SocketAddr) -> Option<IpAddr> {
 #[derive(Debug)]
 pub(super) struct Facts {
     pub(super) reply: NetcheckReply,
+    pub(super) lacks: Lacks,
     pub(super) nat: NatBehaviour,
     /// By node id.
     pub(super) peers: BTreeMap<String, About>,
+}
+
+/// Families of which it is known that nothing gets out by them, and not only that nobody could be asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lacks {
+    pub(super) v4: bool,
+    pub(super) v6: bool,
 }
 
 /// What is known of a peer.
@@ -206,11 +214,12 @@ fn proxy() -> Option<String> {
 /// Adds what can be had with each member.
 pub(super) fn with_peers(facts: Facts, status: &Status) -> NetcheckReply {
     let mut reply = facts.reply;
+    let own = (facts.nat, facts.lacks);
     let members = status.networks.iter().flat_map(|n| &n.members);
     let mut pairs: BTreeMap<(&str, &str), Pair> = BTreeMap::new();
     for member in members {
         let about = facts.peers.get(&member.node_id);
-        let prospect = prospect(&reply, facts.nat, about, member.path);
+        let prospect = prospect(&reply, own, about, member.path);
         let nat = about.and_then(|about| about.nat);
         let pair = Pair {
             name: member.name.clone(),
@@ -229,7 +238,7 @@ pub(super) fn with_peers(facts: Facts, status: &Status) -> NetcheckReply {
 /// What can be had with one member. What works already can be had.
 fn prospect(
     reply: &NetcheckReply,
-    own: NatBehaviour,
+    (own, lacks): (NatBehaviour, Lacks),
     about: Option<&About>,
     path: Option<Path>,
 ) -> Prospect {
@@ -252,13 +261,19 @@ fn prospect(
     if reply.ipv6.works && public.iter().any(|c| c.addr.is_ipv6()) {
         return Prospect::Direct;
     }
-    let by_ipv4 = reply.ipv4.works && public.iter().any(|c| c.addr.is_ipv4());
-    if !by_ipv4 && !public.is_empty() {
-        // They speak no family in common.
-        return Prospect::Relay;
+    let mut by_ipv4 = public.iter().filter(|c| c.addr.is_ipv4()).peekable();
+    let by_ipv6 = !lacks.v6 && public.iter().any(|c| c.addr.is_ipv6());
+    if !public.is_empty() && (lacks.v4 || by_ipv4.peek().is_none()) {
+        // They speak no family in common, or one of which nobody could say whether it works.
+        return if by_ipv6 {
+            Prospect::Unknown
+        } else {
+            Prospect::Relay
+        };
     }
     let outside = reply.ipv4.address.filter(|_| reply.ipv4.nat == Some(true));
-    let behind_one = outside.is_some_and(|own| public.iter().any(|c| c.addr.ip() == own.ip()));
+    let behind_one = by_ipv4.peek().is_some()
+        && outside.is_some_and(|own| by_ipv4.all(|c| c.addr.ip() == own.ip()));
     if behind_one && reply.hairpinning == Some(false) {
         // They meet behind that NAT or not at all, and whether they can is known when they have tried.
         return match path {
@@ -312,35 +327,51 @@ mod tests {
         }
     }
 
+    /// What can be had by somebody who lacks nothing but IPv6.
+    fn prospect(reply: &NetcheckReply, about: &About, path: Option<Path>) -> Prospect {
+        let lacks = Lacks {
+            v4: !reply.ipv4.works,
+            v6: !reply.ipv6.works,
+        };
+        super::prospect(reply, (CONE, lacks), Some(about), path)
+    }
+
+    #[test]
+    fn who_could_ask_nobody_does_not_know_that_nothing_works() {
+        let told = |about: &About, nat| {
+            let own = (nat, Lacks::default());
+            super::prospect(&NetcheckReply::default(), own, Some(about), None)
+        };
+        let nothing = NatBehaviour::default();
+        let mapped = at(CandidateKind::Mapped, &["198.51.100.1:1"]);
+        assert_eq!(told(&mapped, nothing), Prospect::Direct);
+        let seen = at(CandidateKind::Reflexive, &["198.51.100.1:1"]);
+        assert_eq!(told(&seen, nothing), Prospect::Unknown);
+        assert_eq!(told(&seen, CONE), Prospect::Direct);
+        let six = at(CandidateKind::Host, &["[2001:db8::1]:1"]);
+        assert_eq!(told(&six, CONE), Prospect::Unknown);
+    }
+
     #[test]
     fn who_speaks_no_family_in_common_has_a_relay() {
         let six = at(CandidateKind::Host, &["[2001:db8::1]:1"]);
-        assert_eq!(prospect(&home(), CONE, Some(&six), None), Prospect::Relay);
+        assert_eq!(prospect(&home(), &six, None), Prospect::Relay);
         let both = at(
             CandidateKind::Reflexive,
             &["[2001:db8::1]:1", "198.51.100.1:1"],
         );
-        assert_eq!(prospect(&home(), CONE, Some(&both), None), Prospect::Direct);
+        assert_eq!(prospect(&home(), &both, None), Prospect::Direct);
         let four = at(CandidateKind::Reflexive, &["198.51.100.1:1"]);
         let only_six = NetcheckReply {
             ipv4: Family::default(),
             ipv6: family("[2001:db8::2]:1", false),
             ..home()
         };
-        assert_eq!(
-            prospect(&only_six, CONE, Some(&four), None),
-            Prospect::Relay
-        );
-        assert_eq!(
-            prospect(&only_six, CONE, Some(&six), None),
-            Prospect::Direct
-        );
+        assert_eq!(prospect(&only_six, &four, None), Prospect::Relay);
+        assert_eq!(prospect(&only_six, &six, None), Prospect::Direct);
         // It has not said where it is.
         let nowhere = at(CandidateKind::Host, &[]);
-        assert_eq!(
-            prospect(&home(), CONE, Some(&nowhere), None),
-            Prospect::Direct
-        );
+        assert_eq!(prospect(&home(), &nowhere, None), Prospect::Direct);
     }
 
     #[test]
@@ -349,7 +380,7 @@ mod tests {
             CandidateKind::Mapped,
             &["203.0.113.1:40001", "192.168.2.2:1"],
         );
-        let told = |reply: &NetcheckReply, path| prospect(reply, CONE, Some(&them), path);
+        let told = |reply: &NetcheckReply, path| prospect(reply, &them, path);
         assert_eq!(told(&home(), None), Prospect::Unknown);
         assert_eq!(told(&home(), Some(Path::Relay)), Prospect::Relay);
         assert_eq!(told(&home(), Some(Path::Lan)), Prospect::Direct);
@@ -358,5 +389,11 @@ mod tests {
             ..home()
         };
         assert_eq!(told(&turns, Some(Path::Relay)), Prospect::Direct);
+        // It is elsewhere, too.
+        let moved = at(
+            CandidateKind::Mapped,
+            &["203.0.113.1:40001", "198.51.100.7:1"],
+        );
+        assert_eq!(prospect(&home(), &moved, None), Prospect::Direct);
     }
 }

@@ -128,6 +128,19 @@ impl Gateway {
         Ok(())
     }
 
+    /// Switches the router off, or on again with nothing that it knew before.
+    ///
+    /// # Errors
+    /// As [`Gateway::forget`].
+    pub fn power(&self, on: bool) -> Result<()> {
+        let mut rules = "table inet power\ndelete table inet power\n".to_owned();
+        if !on {
+            rules += "table inet power { chain off { type filter hook prerouting priority -400; policy drop; }; }\n";
+        }
+        self.forget()?;
+        self.ns.nft(&rules)
+    }
+
     /// Says what may go out, and closes the router itself to the outside as routers at home are: an answer to a packet
     /// that came too early would take the port that the host's own packet needs.
     pub fn filter(&self, lets: Lets) -> Result<()> {

@@ -23,8 +23,11 @@ const AGAIN: [Duration; 6] = [
 ];
 /// Repeated this often while it works, or when everything is that is kept: NATs forget UDP after 30 s and more (RFC 4787 asks for 120 s).
 const KEEP: Duration = Duration::from_secs(20);
-/// When nothing comes through, a bind that is older than this says nothing of where this node is now.
+/// When nothing comes through, a bind that is older than this says nothing of where this node is now. One that is not has its
+/// successor as soon as it is.
 const DOUBTFUL: Duration = Duration::from_secs(2);
+/// The same where no address of the relay answers: they may be those of somebody else, who is to get little of it.
+const DOUBTFUL_UNANSWERED: Duration = Duration::from_secs(5);
 /// Binds that may go unanswered before the address counts as lost.
 const MISSED: usize = 3;
 /// Challenges answered between two binds of our own; a relay needs one for each address.
@@ -102,8 +105,15 @@ impl Binding {
     /// Nothing comes through. If a router on the way has forgotten this node, the relay does not know it where it is seen now,
     /// and drops what it sends.
     pub(super) fn doubt(&mut self, now: Instant) {
-        if self.sent.is_none_or(|at| now >= at + DOUBTFUL) {
+        let age = match self.bound {
+            Some(_) => DOUBTFUL,
+            None => DOUBTFUL_UNANSWERED,
+        };
+        let doubtful = self.sent.map_or(now, |at| at + age);
+        if doubtful <= now && self.bound.is_some() {
             self.again(now);
+        } else {
+            self.next = self.next.min(doubtful.max(now));
         }
     }
 

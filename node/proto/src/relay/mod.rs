@@ -342,8 +342,9 @@ impl Relays {
         }
     }
 
-    /// Nothing comes through to some peer, which may be for a router that has forgotten this node: relays are asked whether they
-    /// still know where it is, each at most every two seconds.
+    /// Nothing comes through to some peer, which may be for a router that has forgotten this node. Relays are asked whether they
+    /// still know where it is: who has answered before at most every two seconds, and again as usual until it counts as lost;
+    /// anybody else with one datagram to each of its addresses at most every five.
     pub fn handle_doubt(&mut self, now: Instant) {
         for session in self.relays.values_mut().filter_map(|r| r.session.as_mut()) {
             session.binding.doubt(now);

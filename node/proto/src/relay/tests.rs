@@ -266,10 +266,33 @@ fn a_relay_is_asked_when_nothing_comes_through_and_not_all_the_time() {
         std::mem::take(&mut scene.sent).len()
     };
     assert_eq!(doubt(&mut scene), 0, "it has just said so");
+    scene.pass(Duration::from_secs(2));
+    assert_eq!(scene.sent.len(), 1, "that it was too soon is not forgotten");
+    scene.answer(addr(1), Step::Bound, &KEY);
+    scene.sent.clear();
     scene.now += Duration::from_secs(2);
     assert_eq!(doubt(&mut scene), 1);
     scene.now += Duration::from_secs(2);
     assert_eq!(doubt(&mut scene), 1);
+}
+
+#[test]
+fn what_never_answered_gets_little_however_often_nothing_comes_through() {
+    let mut scene = Scene::open(5);
+    scene.pass(Duration::from_secs(30));
+    scene.sent.clear();
+    let (begun, minute) = (scene.now, Duration::from_secs(60));
+    while scene.now < begun + minute {
+        scene.relays.handle_doubt(scene.now);
+        scene.pass(Duration::from_millis(100));
+    }
+    let to = scene.sent.iter().filter(|(to, _)| *to == addr(1)).count();
+    assert!((10..=13).contains(&to), "{to} in a minute");
+    // Nobody doubts any more.
+    scene.sent.clear();
+    scene.pass(minute);
+    let to = scene.sent.iter().filter(|(to, _)| *to == addr(1)).count();
+    assert!((1..=3).contains(&to), "{to} in a minute");
 }
 
 #[test]

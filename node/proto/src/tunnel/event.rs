@@ -58,7 +58,8 @@ pub enum Event {
         /// What kind of path that is.
         kind: PathKind,
     },
-    /// Nothing answers any more where this node's datagrams to the member go.
+    /// Nothing answers any more where this node's datagrams to the member go. Said when it begins, and again while it goes
+    /// on, each five seconds at the most.
     Trouble {
         /// The member.
         peer: NodeId,

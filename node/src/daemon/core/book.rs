@@ -179,6 +179,40 @@ impl Book {
         })
     }
 
+    /// Where a peer is by what it says now, or if it says nothing, where it may be.
+    pub(super) fn now(&self, node: &NodeId) -> Vec<Candidate> {
+        let all = self.of(node).iter();
+        // What a coordinator says replaces what it said before, and so do records from the same source; whatever else is here may
+        // be of last year.
+        let newest = |origin| {
+            all.clone()
+                .filter(move |s| s.origin == origin)
+                .map(|s| s.at)
+                .max()
+        };
+        let record = if newest(Origin::Member) > newest(Origin::Dht) {
+            Origin::Member
+        } else {
+            Origin::Dht
+        };
+        let of = |origins: &[Origin]| -> Vec<Candidate> {
+            let those = all.clone().filter(|s| origins.contains(&s.origin));
+            those.map(|s| s.candidate).collect()
+        };
+        let said = [
+            &[Origin::Coordinator][..],
+            &[record],
+            &[
+                Origin::Tunnel,
+                Origin::Heard,
+                Origin::Introduced,
+                Origin::Disk,
+            ],
+        ];
+        let said = said.into_iter().map(of);
+        { said }.find(|said| !said.is_empty()).unwrap_or_default()
+    }
+
     /// What is known of a peer, best source first.
     pub(super) fn of(&self, node: &NodeId) -> &[Sighting] {
         self.peers.get(node).map_or(&[], Vec::as_slice)
@@ -239,6 +273,22 @@ mod tests {
             assert!(!book.replace(node, Origin::Coordinator, &[candidate], UnixTime(6)));
             assert_eq!(book.of(&node)[0].candidate, candidate);
         }
+    }
+
+    #[test]
+    fn where_a_peer_is_now_is_what_it_said_last() {
+        let (node, mut book) = (NodeId([1; 32]), Book::default());
+        assert!(book.now(&node).is_empty());
+        book.note(node, Origin::Disk, [at(1)], UnixTime(5));
+        assert_eq!(book.now(&node), [at(1)]);
+        book.replace(node, Origin::Dht, &[at(2)], UnixTime(6));
+        assert_eq!(book.now(&node), [at(2)]);
+        book.replace(node, Origin::Member, &[at(4)], UnixTime(7));
+        assert_eq!(book.now(&node), [at(4)], "a newer record");
+        book.replace(node, Origin::Coordinator, &[at(3)], UnixTime(7));
+        assert_eq!(book.now(&node), [at(3)]);
+        book.demote(&node);
+        assert_eq!(book.now(&node), [at(4)]);
     }
 
     #[test]

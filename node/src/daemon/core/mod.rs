@@ -447,7 +447,14 @@ impl Core {
             .and(self.state.spread.poll_timeout());
         let records = self.records_timeout();
         let standing = self.standing_timeout();
-        let all = [login, joining, spread, records, standing];
+        let all = [
+            login,
+            joining,
+            spread,
+            records,
+            standing,
+            self.doubts_timeout(),
+        ];
         all.into_iter().flatten().min()
     }
 

@@ -11,13 +11,16 @@ use std::{
 };
 
 use kanpachi_common::{CandidateKind, NatBehaviour, NodeId, nat::Mapping, org::Server};
-use kanpachi_proto::portmap::{Protocol, Wanted};
+use kanpachi_proto::{
+    netcheck::Outcome,
+    portmap::{Protocol, Wanted},
+};
 use tokio::sync::oneshot;
 
 use super::{Core, book::Origin, candidates::is_portable, engine, session::resolve};
 use crate::{
     clock,
-    daemon::netcheck::{self, About, Facts, Report},
+    daemon::netcheck::{self, About, Facts, Lacks, Report},
     ipc::netcheck::PortMapping,
 };
 
@@ -30,7 +33,8 @@ const MAX_SAID: usize = 16;
 /// Addresses that nobody confirmed for this long are forgotten while reflectors answer: a few rounds of questions.
 const CONFIRMED_FOR: Duration = Duration::from_secs(200);
 /// While there are tunnels the reflectors are asked this often behind a NAT: peers say with each keepalive where they see this
-/// node. When that is elsewhere, or nothing comes through to one, the reflectors are asked at once, but no oftener than the second.
+/// node. When one sees it elsewhere than before, or nothing comes through to one, the reflectors are asked as soon as the last
+/// question is as old as the second.
 const BESIDE_TUNNELS: (Duration, Duration) = (Duration::from_secs(70), Duration::from_secs(5));
 /// Without a NAT the reflectors are asked this often, and everything is checked again after a network without UDP.
 const SELDOM: Duration = Duration::from_secs(300);
@@ -67,11 +71,15 @@ pub(super) struct Netcheck {
     seen: Vec<Seen>,
     /// Where each peer does, newest first. It may be wrong, or lie.
     said: VecDeque<(NodeId, Seen)>,
+    /// And where it did before that.
+    said_before: BTreeMap<NodeId, SocketAddr>,
     /// What each reflector said last.
     reflected: BTreeMap<SocketAddr, Seen>,
     /// Where tunnels ended, and at which address the peer there sees this node.
     views: VecDeque<(IpAddr, SocketAddr)>,
     asked: Option<Instant>,
+    /// This node may be seen elsewhere than they said.
+    doubted: bool,
     checked: Option<(Instant, Checked)>,
     running: Option<oneshot::Receiver<Checked>>,
     /// Something changed while one was running.
@@ -98,6 +106,17 @@ impl Netcheck {
         out.into_iter()
     }
 
+    /// Does a reflector see it there?
+    fn is_confirmed(&self, addr: SocketAddr) -> bool {
+        self.seen.iter().any(|seen| seen.addr == addr)
+    }
+
+    /// When reflectors are asked because of a doubt, if there is one and they were asked before.
+    fn doubt_due(&self) -> Option<Instant> {
+        let asked = self.asked.filter(|_| self.doubted)?;
+        Some(asked + BESIDE_TUNNELS.1)
+    }
+
     /// Does a reflector answer over the same family?
     fn is_reflected(&self, addr: &SocketAddr) -> bool {
         let mut answering = self.reflected.keys();
@@ -122,9 +141,19 @@ impl Netcheck {
     /// Notes where a peer sees this node; `true` if the addresses are others than before.
     fn note_said(&mut self, peer: NodeId, addr: SocketAddr, now: Instant) -> bool {
         let before: Vec<_> = self.observed().collect();
+        let last = self.said.iter().find(|(node, _)| *node == peer);
+        let last = last.map(|(_, seen)| seen.addr).filter(|a| *a != addr);
+        if let Some(last) = last {
+            let before = self.said_before.insert(peer, last);
+            let family = last.is_ipv4() == addr.is_ipv4();
+            // It may see this node by two ways, by turns.
+            self.doubted |= family && before != Some(addr) && !self.is_confirmed(addr);
+        }
         self.said.retain(|(node, _)| *node != peer);
         self.said.push_front((peer, Seen { addr, at: now }));
         self.said.truncate(MAX_SAID);
+        let kept = |peer: &NodeId| self.said.iter().any(|(node, _)| node == peer);
+        self.said_before.retain(|peer, _| kept(peer));
         !self.observed().eq(before)
     }
 
@@ -213,7 +242,9 @@ impl Netcheck {
         self.views.clear();
         self.seen.clear();
         self.said.clear();
+        self.said_before.clear();
         self.reflected.clear();
+        self.doubted = false;
     }
 }
 
@@ -226,14 +257,27 @@ impl Core {
         if self.state.netcheck.note_said(peer, addr, clock::now()) {
             tracing::debug!(%addr, %peer, "seen from outside");
             self.announce();
-            self.doubt_reflectors();
+            self.state.netcheck.doubted = true;
         }
+        self.settle_doubts();
     }
 
-    /// This node may be seen elsewhere than reflectors said: they are asked again, if that was not just now.
+    /// This node may be seen elsewhere than reflectors said: they are asked again, or will be if that was just now.
     pub(super) fn doubt_reflectors(&mut self) {
-        let asked = self.state.netcheck.asked;
-        if asked.is_some_and(|at| clock::since(at) >= BESIDE_TUNNELS.1) {
+        self.state.netcheck.doubted = true;
+        self.settle_doubts();
+    }
+
+    /// When [`Core::settle_doubts`] has something to do.
+    pub(super) fn doubts_timeout(&self) -> Option<Instant> {
+        self.state.netcheck.doubt_due()
+    }
+
+    /// Asks the reflectors because of a doubt, if that is due.
+    pub(super) fn settle_doubts(&mut self) {
+        let due = self.state.netcheck.doubt_due();
+        if due.is_some_and(|due| due <= clock::now()) {
+            self.state.netcheck.doubted = false;
             self.ask_reflectors();
         }
     }
@@ -287,6 +331,7 @@ impl Core {
             return;
         };
         self.state.netcheck.asked = Some(clock::now());
+        self.state.netcheck.doubted = false;
         let engine = self.engine.clone();
         tokio::spawn(async move {
             let reflectors = servers.find().await;
@@ -393,15 +438,24 @@ impl Core {
         let nat = self.nat().unwrap_or_default();
         let mapping = self.port_mapping();
         let peers = self.state.peers.keys().map(|node| {
-            let at = self.state.book.of(node);
             let about = About {
                 nat: self.state.book.nat(node),
-                candidates: at.iter().map(|s| s.candidate).collect(),
+                candidates: self.state.book.now(node),
             };
             (node.to_string(), about)
         });
+        let silent = |family: &Option<Outcome>, v4: bool| match family {
+            Some(outcome) => outcome.public.is_none() && !outcome.reflectors.is_empty(),
+            None => {
+                !self.local.is_empty() && !self.local.iter().any(|l| leads_out_by(l.address, v4))
+            }
+        };
         Facts {
             reply: netcheck::reply(report, &named, mapping, nat),
+            lacks: Lacks {
+                v4: silent(&report.v4, true),
+                v6: silent(&report.v6, false),
+            },
             nat,
             peers: peers.collect(),
         }
@@ -431,10 +485,11 @@ impl Core {
 /// out, and nobody would answer.
 fn leads_out(local: &[IpAddr], to: IpAddr) -> bool {
     // Unless the addresses are not known at all.
-    local.is_empty()
-        || local
-            .iter()
-            .any(|own| own.is_ipv4() == to.is_ipv4() && is_portable(*own))
+    local.is_empty() || local.iter().any(|own| leads_out_by(*own, to.is_ipv4()))
+}
+
+fn leads_out_by(own: IpAddr, v4: bool) -> bool {
+    own.is_ipv4() == v4 && is_portable(own)
 }
 
 /// Servers whose addresses are still to be looked up.
@@ -527,7 +582,7 @@ mod tests {
 
     #[test]
     fn a_peer_elsewhere_tells_what_one_reflector_cannot() {
-        use kanpachi_proto::netcheck::{Outcome, Reached};
+        use kanpachi_proto::netcheck::Reached;
         let (mut net, now) = (Netcheck::default(), Instant::now());
         let reflector = at(1, 12975);
         let outcome = Outcome {
@@ -593,5 +648,36 @@ mod tests {
         assert_eq!(all(&net), [(at(9, 4000), Reflexive), (at(7, 99), Observed)]);
         net.note_said(honest, six, start);
         assert_eq!(all(&net), [(at(9, 4000), Reflexive), (six, Observed)]);
+    }
+
+    #[test]
+    fn who_sees_this_node_elsewhere_than_before_is_a_reason_to_ask() {
+        let (mut net, start) = (Netcheck::default(), Instant::now());
+        let (one, other) = (NodeId([1; 32]), NodeId([2; 32]));
+        net.note_reflected(at(1, 1), at(9, 4000), start);
+        net.note_said(one, at(9, 4000), start);
+        // It is another port for each behind some NATs.
+        net.note_said(other, at(9, 4001), start);
+        assert_eq!((net.doubted, net.doubt_due()), (false, None));
+        assert!(!net.note_said(one, at(9, 4002), start));
+        assert_eq!(
+            (net.doubted, net.doubt_due()),
+            (true, None),
+            "nobody was asked before"
+        );
+        // It is put off, not forgotten.
+        net.asked = Some(start);
+        assert_eq!(net.doubt_due(), Some(start + BESIDE_TUNNELS.1));
+        (net.doubted, net.asked) = (false, None);
+        net.note_said(one, at(9, 4000), start);
+        assert!(!net.doubted, "a reflector says so too");
+        // It sees this node by two ways.
+        for port in [4003, 4004, 4003, 4004, 4003] {
+            net.note_said(one, at(9, port), start);
+            if port == 4004 {
+                net.doubted = false;
+            }
+        }
+        assert!(!net.doubted);
     }
 }

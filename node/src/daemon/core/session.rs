@@ -293,6 +293,7 @@ impl Core {
         }
         self.check_join(now);
         self.handle_records_timeout();
+        self.settle_doubts();
     }
 
     /// Now and then: what ages.

@@ -8,26 +8,68 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "no relay is asked when nothing comes through",
         edits: &[(
             "node/proto/src/relay/binding.rs",
-            "if self.sent.is_none_or(|at| now >= at + DOUBTFUL) {",
-            "if !FAULT && self.sent.is_none_or(|at| now >= at + DOUBTFUL) {",
+            "let age = match self.bound {",
+            "if FAULT {\n            return;\n        }\n        let age = match self.bound {",
         )],
-        finders: &[
-            lib(
-                "node/proto",
-                "relay::tests::a_relay_is_asked_when_nothing_comes_through_and_not_all_the_time",
-            ),
-            lab(
-                "nat_roaming",
-                "traffic_flows_five_seconds_after_a_router_has_forgotten_everything",
-            ),
-        ],
+        finders: &[lib(
+            "node/proto",
+            "relay::tests::a_relay_is_asked_when_nothing_comes_through_and_not_all_the_time",
+        )],
+    },
+    Fault {
+        name: "a doubt is forgotten that comes too soon after the last word of a relay",
+        edits: &[(
+            "node/proto/src/relay/binding.rs",
+            "self.next = self.next.min(doubtful.max(now));",
+            "if !FAULT {\n                self.next = self.next.min(doubtful.max(now));\n            }",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "relay::tests::a_relay_is_asked_when_nothing_comes_through_and_not_all_the_time",
+        )],
+    },
+    Fault {
+        name: "who never answered is asked as often as who did",
+        edits: &[(
+            "node/proto/src/relay/binding.rs",
+            "None => DOUBTFUL_UNANSWERED,",
+            "None if !FAULT => DOUBTFUL_UNANSWERED,\n            None => DOUBTFUL / 4,",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "relay::tests::what_never_answered_gets_little_however_often_nothing_comes_through",
+        )],
+    },
+    Fault {
+        name: "that nothing comes through is said once",
+        edits: &[(
+            "node/proto/src/tunnel/peer/live.rs",
+            "self.told.trouble_at.is_none_or(again)",
+            "self.told.trouble_at.is_none_or(|at| !FAULT && again(at))",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "tunnel::tests::paths::that_nothing_comes_through_is_said_as_long_as_it_is_so",
+        )],
+    },
+    Fault {
+        name: "a peer that sees this node elsewhere than before is no reason to ask",
+        edits: &[(
+            "node/src/daemon/core/netcheck.rs",
+            "self.doubted |= family && before != Some(addr) && !self.is_confirmed(addr);",
+            "self.doubted |= !FAULT && family && before != Some(addr) && !self.is_confirmed(addr);",
+        )],
+        finders: &[lib(
+            "node",
+            "daemon::core::netcheck::tests::who_sees_this_node_elsewhere_than_before_is_a_reason_to_ask",
+        )],
     },
     Fault {
         name: "netcheck knows nothing of address families",
         edits: &[(
             "node/src/daemon/netcheck.rs",
-            "if !by_ipv4 && !public.is_empty() {",
-            "if !FAULT && !by_ipv4 && !public.is_empty() {",
+            "if !public.is_empty() && (lacks.v4 || by_ipv4.peek().is_none()) {",
+            "if !FAULT && !public.is_empty() && (lacks.v4 || by_ipv4.peek().is_none()) {",
         )],
         finders: &[lib(
             "node",

@@ -28,6 +28,8 @@ const IN_USE_MS: u64 = 15_000;
 const REST_AFTER_MS: u64 = 11_000;
 /// At most one [`Event::Rtt`] per peer in this time.
 const RTT_EVENT_EVERY: Duration = Duration::from_secs(1);
+/// And that nothing answers, whether it is the same trouble or another.
+const TROUBLE_EVENT_EVERY: Duration = Duration::from_secs(5);
 /// What a peer sees is told again after so long: whoever heard of it asks after it for some minutes only.
 const OBSERVED_EVENT_EVERY: Duration = Duration::from_secs(90);
 
@@ -300,13 +302,20 @@ impl Peer {
 
     fn review(&mut self, cx: &mut Context, now: Instant) {
         if let Some(activity) = self.activity(cx, now) {
-            let before = self.paths.trouble_since();
             let change = self.paths.review(&activity, now);
-            if before.is_none() && self.paths.trouble_since().is_some() {
-                let peer = self.id();
-                cx.events.push_back(Event::Trouble { peer });
-            }
+            self.tell_trouble(cx, now);
             self.path_changed(cx, change, now);
+        }
+    }
+
+    /// Says that nothing answers, and says it again: whoever is asked then where this node is seen may not be reached before the
+    /// router is back.
+    fn tell_trouble(&mut self, cx: &mut Context, now: Instant) {
+        let again = |at| now >= at + TROUBLE_EVENT_EVERY;
+        if self.paths.trouble_since().is_some() && self.told.trouble_at.is_none_or(again) {
+            self.told.trouble_at = Some(now);
+            let peer = self.id();
+            cx.events.push_back(Event::Trouble { peer });
         }
     }
 

@@ -82,6 +82,7 @@ struct Told {
     observed: Option<(SocketAddr, Instant)>,
     rtt_at: Option<Instant>,
     mtu: Option<(SocketAddr, Limit)>,
+    trouble_at: Option<Instant>,
 }
 
 impl Peer {

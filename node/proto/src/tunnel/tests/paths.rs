@@ -378,6 +378,29 @@ fn a_silent_peer_is_called_again_after_fifteen_seconds_and_given_up_after_ninety
 }
 
 #[test]
+fn that_nothing_comes_through_is_said_as_long_as_it_is_so() {
+    let mut sim = sim(&[(0, PathKind::Host)], 7, &[]);
+    let said = |sim: &Sim| {
+        let events = sim.hosts[0].events.iter();
+        let said = events.filter(|(_, e)| matches!(e, Event::Trouble { .. }));
+        said.count()
+    };
+    talk(&mut sim, secs(2));
+    assert_eq!(said(&sim), 0);
+    sim.cut.insert(0);
+    talk(&mut sim, secs(4));
+    assert_eq!(said(&sim), 1, "as soon as that is so");
+    talk(&mut sim, secs(56));
+    let times = said(&sim);
+    assert!((10..=13).contains(&times), "{times} times in a minute");
+    sim.cut.clear();
+    talk(&mut sim, secs(10));
+    let times = said(&sim);
+    talk(&mut sim, secs(60));
+    assert_eq!(said(&sim), times, "all is well");
+}
+
+#[test]
 fn a_short_outage_needs_no_handshake() {
     let mut sim = sim(&[(0, PathKind::Host)], 8, &[]);
     talk(&mut sim, secs(2));
