@@ -72,8 +72,9 @@ const ON_LAN: Duration = Duration::from_secs(32 * 60);
 
 /// Records in the DHT's store at the most: those kept for others, and this node's own.
 const MAX_RECORDS: usize = 4096 + 512;
-/// Peers that one query asks at once.
-const PARALLELISM: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
+/// Peers that one query asks at once: all servers of a record, and four bootstraps, since a query is over before the dead among
+/// them are.
+const PARALLELISM: NonZeroUsize = NonZeroUsize::new(24).expect("not zero");
 /// A query ends after this, whoever has not answered.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -214,7 +215,7 @@ fn kad(local: PeerId, org: &OrgId) -> anyhow::Result<kad::Behaviour<MemoryStore>
         .set_provider_publication_interval(None)
         .set_caching(kad::Caching::Disabled)
         .set_periodic_bootstrap_interval(None)
-        // Some of the nearest may be dead, and are not waited for before the others are asked.
+        // Most of the nearest may be dead, and are not waited for before the others are asked.
         .set_parallelism(PARALLELISM)
         .set_query_timeout(QUERY_TIMEOUT);
     let mut kad = kad::Behaviour::with_config(local, store, config);

@@ -122,7 +122,12 @@ impl Publisher {
             Some((group.network, basis))
         });
         let bases: BTreeMap<_, _> = bases.collect();
+        let before = self.values.len();
         self.values.retain(|network, _| bases.contains_key(network));
+        if self.values.len() < before {
+            // What is under the other keys is given to nobody any more.
+            self.one_at = Some(now.instant);
+        }
         if bases != self.bases {
             self.bases = bases;
             self.soon(now.instant);
@@ -308,7 +313,6 @@ impl Publisher {
     pub(super) fn take_one(&mut self, now: Now) -> Option<Vec<Hash>> {
         self.one_at.filter(|at| *at <= now.instant)?;
         self.one_at = (!self.values.is_empty()).then(|| now.instant + self.pace());
-        self.one_at?;
         Some(self.keys())
     }
 

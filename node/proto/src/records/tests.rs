@@ -255,6 +255,18 @@ fn a_wanted_peer_is_found_where_it_says_that_it_is() {
 }
 
 #[test]
+fn what_a_network_had_that_was_left_is_given_to_nobody_any_more() {
+    let mut dht = Dht::default();
+    let mut alice = Node::published(1, 4001, &mut dht);
+    let (before, puts) = (dht.ones, dht.puts);
+    alice.records.set_groups(vec![], alice.now);
+    alice.pass(Duration::from_secs(1), &mut dht);
+    assert_eq!(dht.ones, before + 1, "who gives it one by one is told");
+    alice.pass(Duration::from_secs(7200), &mut dht);
+    assert_eq!((dht.ones, dht.puts), (before + 1, puts));
+}
+
+#[test]
 fn a_record_says_what_the_nat_does() {
     let mut dht = Dht::default();
     let (mut alice, mut bob) = (Node::published(1, 4001, &mut dht), Node::new(2));

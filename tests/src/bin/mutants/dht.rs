@@ -18,6 +18,18 @@ const SURROUNDED: Finder = lab(
 
 pub(crate) const FAULTS: &[Fault] = &[
     Fault {
+        name: "what was under the key of a network that was left goes on",
+        edits: &[(
+            "node/proto/src/records/publish.rs",
+            "if self.values.len() < before {",
+            "if !FAULT && self.values.len() < before {",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "records::tests::what_a_network_had_that_was_left_is_given_to_nobody_any_more",
+        )],
+    },
+    Fault {
         name: "record of somebody else believed",
         edits: &[(
             "common/src/record/seal.rs",
