@@ -90,6 +90,8 @@ pub struct Spread {
     /// When the next one is asked although nothing happened, and how often that was done.
     refresh: Option<Instant>,
     refreshed: u32,
+    /// How much earlier the first time is.
+    early: Duration,
     /// Members with a connection that lasts.
     near: BTreeSet<NodeId>,
     /// When somebody else is asked for a secret that is lacking, and how often that was done.
@@ -229,6 +231,13 @@ impl Spread {
         }
     }
 
+    /// Says who this node is. Nodes that started together do not all ask at one moment: each begins earlier by a share of its own,
+    /// up to half of the pause.
+    pub fn set_own(&mut self, me: &NodeId) {
+        let [first, ..] = me.0;
+        self.early = REFRESH * u32::from(first) / 512;
+    }
+
     /// The members with which this node keeps a libp2p connection, so that it costs little to ask them.
     pub fn set_near(&mut self, near: BTreeSet<NodeId>) {
         self.near = near;
@@ -239,7 +248,7 @@ impl Spread {
     fn ask_at_rest(&mut self, now: Instant) {
         if !self.peers.values().any(|p| p.live) {
             self.refresh = None;
-        } else if *self.refresh.get_or_insert(now + REFRESH) <= now {
+        } else if *self.refresh.get_or_insert(now + REFRESH - self.early) <= now {
             self.refresh = Some(now + REFRESH);
             self.refreshed = self.refreshed.wrapping_add(1);
             // Who is asked anyway, or has to wait because it did not bring what it claims, is left to that.

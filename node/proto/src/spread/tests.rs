@@ -316,6 +316,28 @@ fn a_member_whose_tunnel_came_up_is_asked_once_and_again_after_a_while() {
 }
 
 #[test]
+fn nodes_that_started_together_do_not_all_ask_at_one_moment() {
+    let first = |me: u8| {
+        let (mut spread, mut rosters, now) = spread(3);
+        spread.set_own(&NodeId([me; 32]));
+        spread.handle_up(&id(2), now);
+        spread.poll_ask(&rosters, now);
+        spread.handle_ended(&id(2), true, &mut rosters, now);
+        spread.poll_ask(&rosters, now);
+        spread.poll_timeout().unwrap() - now
+    };
+    let firsts = [0, 64, 128, 255].map(first);
+    assert!(
+        firsts.is_sorted_by(|a, b| *a > *b + REFRESH / 10),
+        "{firsts:?}"
+    );
+    assert!(
+        firsts[0] == REFRESH && firsts[3] > REFRESH / 2,
+        "{firsts:?}"
+    );
+}
+
+#[test]
 fn a_member_that_cannot_be_asked_is_tried_less_and_less_often() {
     let (mut spread, mut rosters, mut now) = spread(2);
     spread.handle_wanted(&id(2), now);

@@ -46,6 +46,7 @@ impl Core {
     pub(super) async fn ask_members(&mut self) {
         let near = self.standing_at().into_iter().collect();
         self.state.spread.set_near(near);
+        self.state.spread.set_own(&self.keys.identity.node_id());
         loop {
             let Some(session) = &mut self.state.session else {
                 return;

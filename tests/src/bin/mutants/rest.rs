@@ -15,6 +15,31 @@ const PACKET_PATH: Finder = Finder {
 
 pub(crate) const FAULTS: &[Fault] = &[
     Fault {
+        name: "a connection does not know that its last stream is gone",
+        edits: &[(
+            "common/transport/src/used.rs",
+            "task.wake();",
+            "if !FAULT {\n                task.wake();\n            }",
+        )],
+        finders: &[Finder {
+            package: "common/transport",
+            program: "loopback",
+            test: "streams::a_connection_ends_when_its_last_stream_has_and_nothing_else_happens_on_it",
+        }],
+    },
+    Fault {
+        name: "nodes that started together all ask at one moment",
+        edits: &[(
+            "node/proto/src/spread/mod.rs",
+            "now + REFRESH - self.early",
+            "now + REFRESH - self.early * u32::from(!FAULT)",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "spread::tests::nodes_that_started_together_do_not_all_ask_at_one_moment",
+        )],
+    },
+    Fault {
         name: "each node rests at a beat of its own",
         edits: &[(
             "node/src/clock.rs",
