@@ -84,13 +84,36 @@ pub fn quietly<T>(limit: Duration, mut condition: impl FnMut() -> Result<T>) -> 
     }
 }
 
+/// Looks at something once each `pace` until `look` says that it has seen all, at most `limit` times [`slack`]. For what costs
+/// those it looks at so much that it cannot be looked at all the time. Returns whether all was seen.
+///
+/// # Errors
+/// The first that `look` has.
+pub fn watch(
+    limit: Duration,
+    pace: Duration,
+    mut look: impl FnMut() -> Result<bool>,
+) -> Result<bool> {
+    let (start, limit) = (Instant::now(), scaled(limit));
+    loop {
+        let begun = Instant::now();
+        if look()? {
+            return Ok(true);
+        }
+        if start.elapsed() >= limit {
+            return Ok(false);
+        }
+        std::thread::sleep(pace.saturating_sub(begun.elapsed()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use anyhow::bail;
 
-    use super::{eventually, give_up};
+    use super::{eventually, give_up, watch};
 
     #[test]
     fn a_timeout_names_the_last_observation() {
@@ -116,5 +139,19 @@ mod tests {
         });
         assert!(result.is_err());
         assert_eq!(looks, 1);
+    }
+
+    #[test]
+    fn who_watches_looks_at_a_pace_and_not_for_ever() {
+        let (limit, pace) = (Duration::from_millis(60), Duration::from_millis(25));
+        let mut looks = 0;
+        let mut look = |enough| {
+            looks += 1;
+            Ok(looks == enough)
+        };
+        assert!(watch(limit, pace, || look(2)).unwrap());
+        assert!(!watch(limit, pace, || look(0)).unwrap());
+        assert!(looks <= 2 + 4 * super::slack() as u32, "{looks} looks");
+        assert!(watch(limit, pace, || bail!("gone")).is_err());
     }
 }
