@@ -360,17 +360,30 @@ impl Process {
     /// Processor time used so far, user and system together.
     pub fn cpu_time(&self) -> Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        let fields: Vec<&str> = stat
-            .rsplit_once(") ")
-            .context("odd /proc stat")?
-            .1
-            .split(' ')
-            .collect();
+        let fields = stat_fields(&stat)?;
         let ticks: u64 = fields.get(11).context("no utime")?.parse::<u64>()?
             + fields.get(12).context("no stime")?.parse::<u64>()?;
         let per_second =
             nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock tick")?;
         Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+    }
+
+    /// How nice each thread of this name is.
+    pub fn niceness(&self, thread: &str) -> Result<Vec<i32>> {
+        let mut nice = Vec::new();
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            let task = task?.path();
+            if fs::read_to_string(task.join("comm"))?.trim_end() == thread {
+                let stat = fs::read_to_string(task.join("stat"))?;
+                nice.push(
+                    stat_fields(&stat)?
+                        .get(16)
+                        .context("no niceness")?
+                        .parse()?,
+                );
+            }
+        }
+        Ok(nice)
     }
 }
 
@@ -450,6 +463,12 @@ fn drop_from_bounding_set(capability: u32) -> std::io::Result<()> {
     } else {
         Err(std::io::Error::last_os_error())
     }
+}
+
+/// What comes after the name in a line of /proc: it may have spaces in it.
+fn stat_fields(stat: &str) -> Result<Vec<&str>> {
+    let (_, fields) = stat.rsplit_once(") ").context("odd /proc stat")?;
+    Ok(fields.split(' ').collect())
 }
 
 #[cfg(test)]

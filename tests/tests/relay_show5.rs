@@ -14,7 +14,7 @@ use kanpachi_tests::note;
 use kanpachi_tests::traffic::ping;
 use kanpachi_tests::traffic::tcp::{Payload, Transfer};
 use kanpachi_tests::wait::{eventually, slack};
-use kanpachi_transport::SharedSocket;
+use kanpachi_transport::{SharedSocket, priority::nice as first};
 
 /// Each measurement takes so long.
 const MEASURE: Duration = Duration::from_secs(4);
@@ -28,8 +28,9 @@ const PORT: u16 = 12975;
 const CONNECTIONS: u8 = 40;
 const QUIC: Duration = Duration::from_secs(5);
 const USUAL_QUIC_MS: f64 = 150.0;
-/// Median round trip under load, in milliseconds.
+/// Median round trip under load, in milliseconds, and how often it is measured until it is less.
 const LOADED_MS: f64 = 5.0;
+const TRIES: usize = 3;
 /// Mbit/s of a member at a relay with a narrow line, and of the line.
 const RATE: u32 = 80;
 const LINE: u32 = 200;
@@ -59,8 +60,9 @@ fn a_relayed_path_has_a_third_of_a_direct_ones_rate_and_answers_under_load() {
         let (alice, bob) = (mesh.member("alice")?, mesh.member("bob")?);
         alice.node.wait_for_path("bob", "direct", DIRECT)?;
         let (direct, usual) = loaded(alice, bob)?;
+        goes_first(alice)?;
         mesh.cut_direct(0, 1, RELAYED)?;
-        let (relayed, median) = loaded(alice, bob)?;
+        let (relayed, mut median) = loaded(alice, bob)?;
         note(format_args!(
             "direct {direct:.0} Mbit/s, median RTT {usual:.2} ms under load; relayed {relayed:.0} Mbit/s ({:.0} %), {median:.2} ms",
             relayed / direct * 100.0,
@@ -69,9 +71,15 @@ fn a_relayed_path_has_a_third_of_a_direct_ones_rate_and_answers_under_load() {
             relayed >= 0.3 * direct,
             "{relayed:.0} of {direct:.0} Mbit/s"
         );
-        // A machine that is busy with other things delays everybody's packets.
+        // A machine that is busy with other things for a moment delays everybody's packets.
+        for _ in 1..TRIES {
+            if median >= LOADED_MS {
+                (_, median) = loaded(alice, bob)?;
+                note(format_args!("once more: {median:.2} ms"));
+            }
+        }
         ensure!(
-            median < LOADED_MS * slack() || median < usual + LOADED_MS,
+            median < LOADED_MS,
             "{median} ms under load, {usual} ms direct"
         );
         alice.node.wait_for_path("bob", "relay", DIRECT).map(drop)
@@ -262,6 +270,15 @@ fn loaded(from: &Member, to: &Member) -> Result<(f64, f64)> {
     transfer.finish()?;
     let median = pings.percentile(50.0).context("no answer under load")?;
     Ok((rate, median))
+}
+
+/// The threads of a member that carry packets have the processor before what sends and takes the load.
+fn goes_first(member: &Member) -> Result<()> {
+    for thread in ["udp-reader", "adapter-reader"] {
+        let nice = member.process.niceness(thread)?;
+        ensure!(nice == [first()], "{thread} is as nice as {nice:?}");
+    }
+    Ok(())
 }
 
 /// A host, and the keys of two members that joined from there and are run by somebody else now.

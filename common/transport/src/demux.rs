@@ -24,6 +24,7 @@ use quinn::udp::{BATCH_SIZE, RecvMeta};
 use tokio::sync::watch;
 
 use crate::linger::{Expected, Linger, Next};
+use crate::priority::Haste;
 use crate::socket::{SharedSocket, count};
 
 /// Set in the first byte of every QUIC packet (RFC 9000 §17, the fixed bit; we switch RFC 9287 greasing off).
@@ -203,7 +204,7 @@ fn run<H: DatagramHandler>(
         .map(IoSliceMut::new)
         .collect();
     let mut errors = 0;
-    let mut linger = Linger::default();
+    let (mut linger, mut haste) = (Linger::default(), Haste::default());
     while !stop.flag.load(Ordering::Acquire) {
         let read = socket
             .state()
@@ -211,6 +212,7 @@ fn run<H: DatagramHandler>(
         let next = match read {
             Ok(n) => {
                 errors = 0;
+                haste.read(meta[..n].iter().map(datagrams_in).sum());
                 let ours = dispatch(socket, &mut handler, &mut bufs, &meta[..n]);
                 handler.end_of_read(n == BUFFERS);
                 let expected = ours.then(|| handler.expects());
@@ -317,6 +319,11 @@ fn dispatch<H: DatagramHandler>(
     count(&counters.quic_received, quic);
     count(&counters.quic_dropped, dropped);
     ours
+}
+
+/// What one read brought, which may be several that the kernel has joined.
+fn datagrams_in(meta: &RecvMeta) -> usize {
+    meta.len.div_ceil(meta.stride.max(1))
 }
 
 /// The address without the mapping that a dual-stack socket puts on it.

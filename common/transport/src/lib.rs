@@ -26,6 +26,7 @@ pub mod identity;
 mod linger;
 pub mod observed;
 pub mod pinned;
+pub mod priority;
 mod proxy;
 mod queue;
 pub mod quic;

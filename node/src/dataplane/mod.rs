@@ -125,7 +125,10 @@ impl<W: PacketWriter> Dataplane<W> {
             outbound::Outbound::new(adapter, self.socket.clone(), Arc::clone(&self.shared));
         let thread = std::thread::Builder::new()
             .name("adapter-reader".to_owned())
-            .spawn(move || outbound.run())?;
+            .spawn(move || {
+                kanpachi_transport::priority::go_first();
+                outbound.run()
+            })?;
         self.adapter.store(Some(Arc::new(adapter.writer())));
         Ok(OutboundThread { thread })
     }

@@ -17,6 +17,18 @@ const FLOODED_LINE: Finder = lab(
 
 pub(crate) const FAULTS: &[Fault] = &[
     Fault {
+        name: "packets wait for other programs",
+        edits: &[(
+            "common/transport/src/priority.rs",
+            "setpriority_process(None, nice)",
+            "setpriority_process(None, if FAULT { 0 } else { nice })",
+        )],
+        finders: &[lab(
+            "relay_show5",
+            "a_relayed_path_has_a_third_of_a_direct_ones_rate_and_answers_under_load",
+        )],
+    },
+    Fault {
         name: "a working relay is not left for a nearer one",
         edits: &[(
             "node/proto/src/path/address.rs",
