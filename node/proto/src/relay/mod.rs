@@ -113,6 +113,8 @@ struct Relay {
     addrs: Vec<SocketAddr>,
     /// The stream is open.
     stream: bool,
+    /// There are other proofs than it was shown when that was opened, which it has not answered yet.
+    outdated: bool,
     session: Option<Session>,
 }
 
@@ -193,6 +195,7 @@ impl Relays {
                 slot: self.slots,
                 addrs: at.addrs.clone(),
                 stream: false,
+                outdated: false,
                 session: None,
             };
             self.relays.insert(at.node, relay);
@@ -208,10 +211,15 @@ impl Relays {
             return;
         }
         self.proofs = proofs;
-        let open =
-            |(node, r): (&NodeId, &Relay)| (r.stream && r.session.is_some()).then_some(*node);
-        let nodes: Vec<NodeId> = self.relays.iter().filter_map(open).collect();
-        for node in nodes {
+        let mut open = Vec::new();
+        for (node, relay) in self.relays.iter_mut().filter(|(_, r)| r.stream) {
+            match relay.session {
+                Some(_) => open.push(*node),
+                // Until its answer there is no session to renew.
+                None => relay.outdated = true,
+            }
+        }
+        for node in open {
             self.say_renew(node);
         }
     }
@@ -256,7 +264,7 @@ impl Relays {
         let Some(relay) = self.relays.get_mut(&node) else {
             return;
         };
-        relay.stream = true;
+        (relay.stream, relay.outdated) = (true, false);
         let open = RelayMessage::Open(Box::new(Open {
             min_version: MIN_VERSION,
             max_version: MAX_VERSION,
@@ -307,6 +315,9 @@ impl Relays {
             ends_at: now + LIFETIME,
             pairs: BTreeMap::new(),
         });
+        if std::mem::take(&mut relay.outdated) {
+            self.say_renew(node);
+        }
         self.pair_all();
         self.handle_timeout(now);
     }

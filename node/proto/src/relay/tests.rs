@@ -6,7 +6,8 @@ use std::{
 };
 
 use kanpachi_common::{
-    NodeId, OrgId,
+    NodeId, OrgId, SecretKey,
+    roster::Proof,
     wire::relay::{
         Channel, LIFETIME, Opened, PairState, Paired, RENEW, Reason, RelayMessage, RelayRefused,
         SessionKey, Wanted,
@@ -344,6 +345,45 @@ fn only_who_may_be_talked_to_gets_a_channel() {
         scene.said[..],
         [RelayMessage::Unpair(Channel { .. })]
     ));
+}
+
+#[test]
+fn a_proof_that_comes_while_a_session_is_being_opened_is_shown_at_once() {
+    let org = crate::roster::tests::Org::new();
+    let rosters = org.node();
+    let roster = rosters.roster(&crate::roster::tests::NETWORK).unwrap();
+    let bearer = SecretKey::from_seed(&[2; 32]).node_id();
+    let proof = Proof::of(roster, &bearer, true).unwrap();
+    let mut scene = Scene::new();
+    scene.relays.handle_stream(RELAY);
+    scene.relays.set_proofs(vec![proof.clone()], None);
+    scene.drain();
+    assert!(matches!(scene.said[..], [RelayMessage::Open(_)]));
+    scene.said.clear();
+    let opened = Opened {
+        version: 1,
+        session: 5,
+        key: KEY,
+        rate: None,
+        ext: vec![],
+    };
+    scene.tell(RelayMessage::Opened(opened.clone()));
+    let shown = |said: &[RelayMessage]| match said {
+        [RelayMessage::Renew(renew)] => renew.proofs.clone(),
+        _ => Vec::new(),
+    };
+    assert_eq!(shown(&scene.said), std::slice::from_ref(&proof));
+    // The next stream begins with it.
+    scene.relays.handle_stream_closed(RELAY);
+    scene.relays.handle_stream(RELAY);
+    scene.said.clear();
+    scene.tell(RelayMessage::Opened(opened));
+    assert!(
+        scene
+            .said
+            .iter()
+            .all(|m| matches!(m, RelayMessage::Open(_)))
+    );
 }
 
 #[test]
