@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use crate::util::{DEADLINE, Inbox, listen, node, run, until};
 use futures::{AsyncWriteExt as _, FutureExt as _, StreamExt as _, future::join_all};
 use kanpachi_transport::{
-    AddressFilter, SharedSocket, keypair_from_seed,
+    AddressFilter, Reader, SharedSocket, keypair_from_seed,
     streams::{Behaviour, ROOM_OF_ONE, Stream},
     swarm::{Options, transport},
 };
@@ -68,33 +68,20 @@ struct Both {
     relay: relay::Behaviour,
 }
 
-/// libp2p does not notice by itself that the last stream of a connection is gone.
+/// libp2p does not notice by itself that the last stream of a connection is gone, nor that nobody wants a connection any more
+/// that was wanted while it was young.
 #[tokio::test]
 async fn a_connection_ends_when_its_last_stream_has_and_nothing_else_happens_on_it() {
     const IDLE: Duration = Duration::from_millis(300);
-    let alone = |seed| {
-        let keypair = keypair_from_seed(&[seed; 32]);
-        let socket = SharedSocket::bind_port(0).unwrap();
-        let reader = socket.spawn_reader(Inbox::default()).unwrap();
-        let peer = keypair.public().to_peer_id();
-        let options = Options {
-            keypair,
-            socket,
-            filter: AddressFilter::allow_all(),
-            relay: None,
-            tcp: false,
-            proxy: None,
-            dials: None,
-        };
-        let config = Config::with_tokio_executor().with_idle_connection_timeout(IDLE);
-        let both = Both {
-            streams: Behaviour::new(),
-            relay: relay::Behaviour::new(peer, relay::Config::default()),
-        };
-        let swarm = Swarm::new(transport(options).unwrap(), both, peer, config);
-        (peer, swarm, reader)
-    };
-    let ((server, mut serves, _one), (_, mut asks, _other)) = (alone(1), alone(2));
+    let young = ends_after(1, 3 * IDLE, IDLE);
+    let old = ends_after(3, Duration::from_secs(12), IDLE);
+    tokio::join!(young, old);
+}
+
+/// Uses a connection between two others for so long, and waits until it has ended.
+async fn ends_after(seed: u8, used: Duration, idle: Duration) {
+    let ((server, mut serves, _one), (_, mut asks, _other)) =
+        (both(seed, idle), both(seed + 1, idle));
     let mut incoming = serves
         .behaviour()
         .streams
@@ -126,11 +113,35 @@ async fn a_connection_ends_when_its_last_stream_has_and_nothing_else_happens_on_
         .unwrap();
     ours.write_all(b"?").await.unwrap();
     let (_, theirs) = incoming.next().await.unwrap();
-    // It is in use for longer than it may be idle.
+    // That is longer than it may be idle.
     let mut ended = std::pin::pin!(ended);
-    let early = tokio::time::timeout(3 * IDLE, &mut ended).await;
+    let early = tokio::time::timeout(used, &mut ended).await;
     assert!(early.is_err(), "closed while it was in use");
     drop((ours, theirs));
     let ended = tokio::time::timeout(DEADLINE, ended).await;
     ended.expect("it is closed").unwrap();
+}
+
+/// A node whose connections may be idle for so long.
+fn both(seed: u8, idle: Duration) -> (PeerId, Swarm<Both>, Reader) {
+    let keypair = keypair_from_seed(&[seed; 32]);
+    let socket = SharedSocket::bind_port(0).unwrap();
+    let reader = socket.spawn_reader(Inbox::default()).unwrap();
+    let peer = keypair.public().to_peer_id();
+    let options = Options {
+        keypair,
+        socket,
+        filter: AddressFilter::allow_all(),
+        relay: None,
+        tcp: false,
+        proxy: None,
+        dials: None,
+    };
+    let config = Config::with_tokio_executor().with_idle_connection_timeout(idle);
+    let both = Both {
+        streams: Behaviour::new(),
+        relay: relay::Behaviour::new(peer, relay::Config::default()),
+    };
+    let swarm = Swarm::new(transport(options).unwrap(), both, peer, config);
+    (peer, swarm, reader)
 }

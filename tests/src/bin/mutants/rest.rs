@@ -28,6 +28,19 @@ pub(crate) const FAULTS: &[Fault] = &[
         }],
     },
     Fault {
+        name: "a connection is not looked at when it is young no more",
+        edits: &[(
+            "common/transport/src/used.rs",
+            "tokio::time::sleep(YOUNG)",
+            "tokio::time::sleep(YOUNG * if FAULT { 100 } else { 1 })",
+        )],
+        finders: &[Finder {
+            package: "common/transport",
+            program: "loopback",
+            test: "streams::a_connection_ends_when_its_last_stream_has_and_nothing_else_happens_on_it",
+        }],
+    },
+    Fault {
         name: "nodes that started together all ask at one moment",
         edits: &[(
             "node/proto/src/spread/mod.rs",
