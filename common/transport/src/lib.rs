@@ -40,6 +40,7 @@ pub mod streams;
 pub mod swarm;
 mod used;
 mod websocket;
+mod yamux;
 
 pub use budget::DialBudget;
 pub use demux::{DatagramHandler, Reader};

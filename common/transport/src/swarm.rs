@@ -19,7 +19,7 @@ use libp2p::{
     multiaddr::Protocol,
     noise, relay,
     swarm::{Config, NetworkBehaviour, SwarmEvent},
-    tcp, yamux,
+    tcp,
 };
 use thiserror::Error;
 
@@ -30,6 +30,7 @@ use crate::{
     quic::{self, QuicTransport},
     socket::SharedSocket,
     websocket::Carried,
+    yamux,
 };
 
 /// How long a connection that nobody uses stays open. The default of 10 s closes it between two of our messages; keeping

@@ -2,8 +2,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crate::util::{DEADLINE, Inbox, listen, node, run, until};
-use futures::{AsyncWriteExt as _, FutureExt as _, StreamExt as _, future::join_all};
+use crate::util::{self, DEADLINE, Inbox, listen, node, run, until};
+use futures::{
+    AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _, StreamExt as _, future::join_all,
+};
 use kanpachi_transport::{
     AddressFilter, Reader, SharedSocket, keypair_from_seed,
     streams::{Behaviour, ROOM_OF_ONE, Stream},
@@ -11,7 +13,7 @@ use kanpachi_transport::{
 };
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, relay,
-    swarm::{Config, NetworkBehaviour, SwarmEvent},
+    swarm::{Config, ConnectionId, NetworkBehaviour, SwarmEvent},
 };
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/streams/1");
@@ -59,6 +61,80 @@ async fn streams_that_come_at_once_wait_to_be_taken_and_those_of_one_peer_leave_
     assert!(incoming.next().now_or_never().is_none());
     drop((first, second, incoming));
     control.accept(PROTOCOL).unwrap();
+}
+
+/// Closes the connection of a swarm when it is told to.
+fn closes(
+    mut swarm: Swarm<util::Behaviour>,
+    connection: ConnectionId,
+) -> tokio::sync::oneshot::Sender<()> {
+    let (close, mut closing) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = swarm.select_next_some() => {}
+                Ok(()) = &mut closing => drop(swarm.close_connection(connection)),
+            }
+        }
+    });
+    close
+}
+
+/// A task that waits for somebody else on a stream; does it still?
+async fn waits<T: Send + 'static>(
+    on_stream: impl Future<Output = std::io::Result<T>> + Send + 'static,
+) -> tokio::task::JoinHandle<std::io::Result<T>> {
+    let mut task = tokio::spawn(on_stream);
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut task).await;
+    assert!(early.is_err(), "it does not wait");
+    task
+}
+
+/// Whoever waits on a stream of a connection that this end closes is told, over TCP and QUIC, and so is the other end.
+#[tokio::test]
+async fn a_stream_ends_when_its_connection_is_closed_at_either_end() {
+    for any in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
+        let (mut server, mut client) = (
+            node(1, AddressFilter::allow_all()),
+            node(2, AddressFilter::allow_all()),
+        );
+        let mut accepts = server.swarm.behaviour().stream.new_control();
+        let mut incoming = accepts.accept(PROTOCOL).unwrap();
+        client
+            .swarm
+            .dial(listen(&mut server.swarm, any).await)
+            .unwrap();
+        run(server.swarm);
+        let connection = until(&mut client.swarm, |event| match event {
+            SwarmEvent::ConnectionEstablished { connection_id, .. } => Some(*connection_id),
+            _ => None,
+        })
+        .await;
+        let mut opener = client.swarm.behaviour().stream.new_control();
+        let close = closes(client.swarm, connection);
+        let mut ends = Vec::new();
+        for _ in 0..2 {
+            let mut ours = opener.open_stream(server.peer, PROTOCOL).await.unwrap();
+            ours.write_all(b"?").await.unwrap();
+            let (_, mut theirs) = incoming.next().await.unwrap();
+            theirs.read_exact(&mut [0]).await.unwrap();
+            ends.push((ours, theirs));
+        }
+        let (mut writes, unread) = ends.pop().unwrap();
+        let (mut ours, mut theirs) = ends.pop().unwrap();
+        let tasks = [
+            waits(async move { ours.read(&mut [0]).await }).await,
+            waits(async move { theirs.read(&mut [0]).await }).await,
+            waits(async move { writes.write_all(&vec![0; 64 << 20]).await.map(|()| 1) }).await,
+        ];
+        close.send(()).unwrap();
+        for (at, task) in tasks.into_iter().enumerate() {
+            let ended = tokio::time::timeout(DEADLINE, task).await;
+            let ended = ended.unwrap_or_else(|_| panic!("{any}: task {at} waits for ever"));
+            assert!(matches!(ended.unwrap(), Ok(0) | Err(_)), "{any}: {at}");
+        }
+        drop(unread);
+    }
 }
 
 /// What nodes have: streams, and a part that wants connections open while they are young.
