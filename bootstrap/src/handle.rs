@@ -105,7 +105,9 @@ impl Bootstrap {
         };
         let behaviour = Behaviour::new(&config.keypair, &config.org, &mirror);
         let mut swarm = swarm::swarm(options, behaviour)?;
-        let control = swarm.behaviour().streams.new_control();
+        let mut control = swarm.behaviour().streams.new_control();
+        // Before anybody can connect, who would be told that there is no such thing.
+        let streams = streams(&mirror, relay.clone(), &mut control);
         let remotes = swarm.behaviour().remotes.remotes();
         listen_all(&mut swarm, &config, &socket)?;
 
@@ -126,7 +128,6 @@ impl Bootstrap {
         server.wait_for_addresses(ADDRESSES_TIMEOUT).await;
         let own = read(&shared.listen);
         beside.set_addresses(own.iter().filter_map(from_multiaddr).map(|a| a.ip()));
-        let streams = streams(&mirror, relay.clone(), &control);
         let server = tokio::spawn(async move {
             let streams = async {
                 streams.await;
@@ -182,10 +183,10 @@ fn relay(
 fn streams(
     mirror: &Mirror,
     relay: Option<Relay>,
-    control: &kanpachi_transport::streams::Control,
+    control: &mut kanpachi_transport::streams::Control,
 ) -> impl Future<Output = ()> + use<> {
-    let serving = crate::mirror::service::serve(mirror.clone(), control.clone());
-    let relaying = relay.map(|relay| relay.serve(control.clone(), mirror.watch()));
+    let serving = crate::mirror::service::serve(mirror.clone(), control);
+    let relaying = relay.map(|relay| relay.serve(control, mirror.watch()));
     async move {
         match relaying {
             Some(relaying) => {

@@ -8,7 +8,7 @@
 mod org;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,7 @@ use kanpachi_common::{
     OrgId, SecretKey, Signed, cbor,
     record::OuterRecord,
     wire::{
+        self,
         frame::FrameReader,
         mirror::{self, MirrorReply, MirrorRequest},
     },
@@ -494,6 +495,47 @@ async fn the_mirror_answers_on_its_stream() {
     handle.shutdown().await;
 }
 
+/// Nodes that were there before it dial it all the time: whoever is told that it has no relay comes again seconds later.
+#[tokio::test]
+async fn who_connects_while_it_starts_finds_the_relay_and_the_mirror() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let config = Config {
+        listen_ip: Some(Ipv4Addr::LOCALHOST.into()),
+        listen: 0,
+        listen_tcp: vec![port],
+        ..Config::new(keypair_from_seed(&[1; 32]), ORG)
+    };
+    let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
+    let mut early = node(11);
+    let mut control = early.swarm.behaviour().streams.new_control();
+    let connected = async {
+        early.swarm.dial(address.clone()).unwrap();
+        loop {
+            match early.swarm.select_next_some().await {
+                SwarmEvent::ConnectionEstablished { peer_id, .. } => return (early, peer_id),
+                SwarmEvent::OutgoingConnectionError { .. } => {
+                    early.swarm.dial(address.clone()).unwrap();
+                }
+                _ => {}
+            }
+        }
+    };
+    let opened = async {
+        let (early, peer) = connected.await;
+        // Until the test is over.
+        drop(background(early));
+        for name in [wire::relay::PROTOCOL, mirror::PROTOCOL] {
+            let stream = control.open_stream(peer, StreamProtocol::new(name)).await;
+            assert!(stream.is_ok(), "{name}: {stream:?}");
+        }
+    };
+    let both = async { tokio::join!(opened, Bootstrap::start(config)) };
+    let ((), handle) = tokio::time::timeout(DEADLINE, both).await.unwrap();
+    handle.unwrap().shutdown().await;
+}
+
 #[tokio::test]
 async fn the_owner_sees_peers_and_serves_streams_on_the_same_port() {
     let handle = bootstrap(1, false).await;
@@ -558,7 +600,7 @@ async fn two_bootstraps_cannot_have_one_port() {
         error.to_string().contains(&format!("UDP port {port}")),
         "{error}"
     );
-    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
     let config = Config {
         listen: 0,
         listen_tcp: vec![taken.local_addr().unwrap().port()],

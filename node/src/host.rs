@@ -21,7 +21,9 @@ use kanpachi_coordinator::{
     clock,
     org::{OrgError, Organisation, RecoveryPhrase},
     recover,
-    service::{InviteOptions, Mirror as CoordinatorMirror, MirrorError, Servers, Service, Setup},
+    service::{
+        InviteOptions, Mirror as CoordinatorMirror, MirrorError, Servers, Service, Setup, incoming,
+    },
     store::{Store, StoreError, sqlite::Database},
 };
 use kanpachi_proto::portmap::{Protocol, Wanted};
@@ -349,6 +351,8 @@ async fn serve(options: &HostOptions, progress: &dyn Progress) -> anyhow::Result
         .chain(options.listen_tcp.iter().copied())
         .collect();
     let bootstrap = bootstrap(options, &org, &dir, port, &tcp).await?;
+    let nodes =
+        incoming(&mut bootstrap.stream_control()).context("cannot start the coordinator")?;
     let forwarded = forward(options, &org.overlay(), port).await;
     let state = forwarded.as_ref().map(|f| f.mapper.state.clone());
     let find = find_servers(options, &org, port, tcp, state);
@@ -366,9 +370,7 @@ async fn serve(options: &HostOptions, progress: &dyn Progress) -> anyhow::Result
         .await
         .context("cannot start the coordinator")?;
     service.keep_current(find);
-    service
-        .accept(&mut bootstrap.stream_control())
-        .context("cannot start the coordinator")?;
+    service.accept(nodes);
     step.done(format_args!("port {port}, UDP and TCP"));
     Ok(Servants {
         bootstrap,

@@ -8,7 +8,7 @@ use kanpachi_common::wire::{
     mirror::{MAX, MirrorReply, MirrorRequest, PROTOCOL},
 };
 use kanpachi_transport::node_id;
-use kanpachi_transport::streams::Stream;
+use kanpachi_transport::streams::{IncomingStreams, Stream};
 use libp2p::{PeerId, StreamProtocol};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -33,19 +33,27 @@ const REPLY: Duration = Duration::from_secs(10);
 /// Bytes read at a time.
 const CHUNK: usize = 16 * 1024;
 
-/// Serves until the swarm is gone.
-pub(crate) async fn serve(mirror: Mirror, mut control: kanpachi_transport::streams::Control) {
-    let protocol = StreamProtocol::new(PROTOCOL);
-    let Ok(mut incoming) = control.accept(protocol) else {
-        // Only somebody in this process could have taken the name.
-        tracing::error!("the mirror's protocol is registered twice");
-        return;
-    };
+/// Serves until the swarm is gone. Streams that come before this is polled wait.
+pub(crate) fn serve(
+    mirror: Mirror,
+    control: &mut kanpachi_transport::streams::Control,
+) -> impl Future<Output = ()> + use<> {
+    let incoming = control.accept(StreamProtocol::new(PROTOCOL));
+    async move {
+        match incoming {
+            Ok(incoming) => take_all(&mirror, incoming).await,
+            // Only somebody in this process could have taken the name.
+            Err(_) => tracing::error!("the mirror's protocol is registered twice"),
+        }
+    }
+}
+
+async fn take_all(mirror: &Mirror, mut incoming: IncomingStreams) {
     let slots = Slots::new();
     let mut conversations = tokio::task::JoinSet::new();
     while let Some((peer, stream)) = incoming.next().await {
         while conversations.try_join_next().is_some() {}
-        let Some(slot) = slots.take(&mirror, peer) else {
+        let Some(slot) = slots.take(mirror, peer) else {
             tracing::debug!(%peer, "too many conversations with the mirror");
             continue;
         };

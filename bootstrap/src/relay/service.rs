@@ -16,7 +16,7 @@ use kanpachi_common::{
         relay::{DATA, MAX, PROTOCOL, RelayMessage, SessionKey, data_channel, data_frame},
     },
 };
-use kanpachi_transport::streams::Stream;
+use kanpachi_transport::streams::{IncomingStreams, Stream};
 use kanpachi_transport::{SharedSocket, node_id};
 use libp2p::StreamProtocol;
 use tokio::{
@@ -59,17 +59,24 @@ const CHUNK: usize = 16 * 1024;
 const MAX_BATCHES: usize = 4;
 
 impl Relay {
-    /// Serves until the swarm is gone. `changes` tells that the judge may say something else by now.
-    pub async fn serve(
+    /// Serves until the swarm is gone. Streams that come before this is polled wait. `changes` tells that the judge may say
+    /// something else by now.
+    pub fn serve(
         self,
-        mut control: kanpachi_transport::streams::Control,
+        control: &mut kanpachi_transport::streams::Control,
         changes: watch::Receiver<u64>,
-    ) {
-        let Ok(mut incoming) = control.accept(StreamProtocol::new(PROTOCOL)) else {
-            // Only somebody in this process could have taken the name.
-            tracing::error!("the relay's protocol is registered twice");
-            return;
-        };
+    ) -> impl Future<Output = ()> + use<> {
+        let incoming = control.accept(StreamProtocol::new(PROTOCOL));
+        async move {
+            match incoming {
+                Ok(incoming) => self.take_all(incoming, changes).await,
+                // Only somebody in this process could have taken the name.
+                Err(_) => tracing::error!("the relay's protocol is registered twice"),
+            }
+        }
+    }
+
+    async fn take_all(self, mut incoming: IncomingStreams, changes: watch::Receiver<u64>) {
         let watching = tokio::spawn(self.clone().watch(changes));
         let _watching = AbortOnDrop(watching);
         let slots = Arc::new(Semaphore::new(MAX_UNPROVED));

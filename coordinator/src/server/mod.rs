@@ -23,7 +23,7 @@ use crate::{
     addresses::{self, Advertise},
     clock,
     org::{Organisation, RecoveryPhrase},
-    service::{Mirror, Servers, Service, Setup, StreamMirror},
+    service::{self, Mirror, Servers, Service, Setup, StreamMirror},
     store::{NetworkSummary, sqlite::Database},
 };
 
@@ -102,6 +102,7 @@ impl Coordinator {
         let stop = CancellationToken::new();
         let swarm = Loop::bind(&config, &keypair, overlay, stop.clone())?;
         let (port, mut control, remote) = (swarm.port(), swarm.control(), swarm.remote_lookup());
+        let nodes = service::incoming(&mut control)?;
         let mirrors = config.bootstraps.iter().map(|server| {
             let mirror = StreamMirror::new(control.clone(), peer_id(server.id));
             Arc::new(mirror) as Arc<dyn Mirror>
@@ -126,7 +127,7 @@ impl Coordinator {
         let swarm = tokio::spawn(swarm.run());
         let started = async {
             let service = Service::start(&organisation, setup).await?;
-            service.accept(&mut control)?;
+            service.accept(nodes);
             service.keep_current(find);
             let network = match service.recovery() {
                 None => service.ensure_network(&config.network).await?,

@@ -55,6 +55,16 @@ pub type RemoteLookup = Arc<dyn Fn(&PeerId) -> Option<Multiaddr> + Send + Sync>;
 /// Addresses in an invite, at the most.
 const IN_INVITE: usize = kanpachi_common::invite::MAX_INVITE_ADDRESSES;
 
+/// The control streams of a swarm. From here on they wait for a [`Service`]: a node that comes while it starts is not told that
+/// there is no coordinator.
+///
+/// # Errors
+/// [`ServiceError::Protocol`] when somebody else takes them.
+pub fn incoming(control: &mut Control) -> Result<IncomingStreams, ServiceError> {
+    let streams = control.accept(StreamProtocol::new(PROTOCOL));
+    streams.map_err(|_| ServiceError::Protocol)
+}
+
 /// Why the service does not start, or does not do what it was asked.
 #[derive(Debug, Error)]
 pub enum ServiceError {
@@ -233,21 +243,14 @@ impl Service {
         Ok(service)
     }
 
-    /// Takes the control streams of a swarm.
-    ///
-    /// # Errors
-    /// [`ServiceError::Protocol`] when somebody else does.
-    pub fn accept(&self, control: &mut Control) -> Result<(), ServiceError> {
-        let streams = control
-            .accept(StreamProtocol::new(PROTOCOL))
-            .map_err(|_| ServiceError::Protocol)?;
+    /// Serves the control streams of a swarm, from [`incoming`].
+    pub fn accept(&self, streams: IncomingStreams) {
         let service = self.clone();
         let stop = self.inner.stop.clone();
         self.inner.tasks.spawn(async move {
             stop.run_until_cancelled_owned(service.accept_all(streams))
                 .await;
         });
-        Ok(())
     }
 
     async fn accept_all(self, mut streams: IncomingStreams) {

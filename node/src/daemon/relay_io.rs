@@ -28,7 +28,7 @@ use crate::dataplane::{Inbound, STREAM_QUEUE, Streamed};
 const OPEN: Duration = Duration::from_secs(8);
 /// Between two tries, doubling.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
-/// A stream that lived for so long was a good one.
+/// A stream that lived for so long was a good one. So was one that a relay took, but that counts only once in this time.
 const GOOD: Duration = Duration::from_secs(30);
 /// Messages waiting for the stream, at the most: a channel to each of some thousand peers.
 const MESSAGES: usize = 2048;
@@ -50,15 +50,16 @@ pub(super) struct Link {
 impl Link {
     /// Keeps the stream open until the task is aborted.
     pub(super) async fn keep(mut self) {
-        let mut pause = PAUSE.0;
+        let mut tries = Tries::new();
         loop {
             let protocol = StreamProtocol::new(PROTOCOL);
             let opening = self.control.open_stream(peer_id(self.relay), protocol);
             let since = Instant::now();
+            let mut taken = false;
             match timeout(OPEN, opening).await {
                 Ok(Ok(stream)) => {
                     tracing::debug!(relay = %self.relay, "a stream to a relay");
-                    match self.converse(stream).await {
+                    match self.converse(stream, &mut taken).await {
                         Ok(why) => {
                             tracing::debug!(relay = %self.relay, why, "the stream to a relay ended");
                         }
@@ -72,15 +73,13 @@ impl Link {
                 Ok(Err(error)) => tracing::debug!(relay = %self.relay, %error, "no relay"),
                 Err(_) => tracing::debug!(relay = %self.relay, "the relay does not answer"),
             }
-            if since.elapsed() >= GOOD {
-                pause = PAUSE.0;
-            }
+            let pause = tries.ended(since, taken, Instant::now());
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE.1);
         }
     }
 
-    async fn converse(&mut self, stream: Stream) -> io::Result<&'static str> {
+    /// Until the stream ends. Notes whether the relay took it: has opened a session, and not refused it later.
+    async fn converse(&mut self, stream: Stream, taken: &mut bool) -> io::Result<&'static str> {
         let (messages, messages_rx) = mpsc::channel(MESSAGES);
         let (datagrams, datagrams_rx) = mpsc::channel(STREAM_QUEUE);
         let open = FromRelay::Open {
@@ -93,11 +92,15 @@ impl Link {
         let (reader, writer) = stream.split();
         tokio::select! {
             ended = write(writer, messages_rx, datagrams_rx) => ended,
-            ended = self.read(reader) => ended,
+            ended = self.read(reader, taken) => ended,
         }
     }
 
-    async fn read(&mut self, mut stream: ReadHalf<Stream>) -> io::Result<&'static str> {
+    async fn read(
+        &mut self,
+        mut stream: ReadHalf<Stream>,
+        taken: &mut bool,
+    ) -> io::Result<&'static str> {
         let mut frames = FrameReader::new(relay::MAX);
         let mut pace = Pace::new(Instant::now());
         let mut chunk = vec![0; CHUNK];
@@ -109,8 +112,13 @@ impl Link {
                     continue;
                 }
                 let message = RelayMessage::from_frame(&frame).map_err(io::Error::other)?;
-                if let RelayMessage::Refused(refused) = &message {
-                    tracing::debug!(relay = %self.relay, reason = ?refused.reason, "refused by a relay");
+                match &message {
+                    RelayMessage::Opened(_) => *taken = true,
+                    RelayMessage::Refused(refused) => {
+                        *taken = false;
+                        tracing::debug!(relay = %self.relay, reason = ?refused.reason, "refused by a relay");
+                    }
+                    _ => {}
                 }
                 // The stream waits with it: a relay that floods this node is slow, for its own part only.
                 pace.keep().await;
@@ -124,6 +132,34 @@ impl Link {
                 n => frames.extend(chunk.get(..n).unwrap_or_default()),
             }
         }
+    }
+}
+
+/// How long the next try has to wait.
+struct Tries {
+    pause: Duration,
+    /// When a stream was good last.
+    good: Option<Instant>,
+}
+
+impl Tries {
+    const fn new() -> Self {
+        Self {
+            pause: PAUSE.0,
+            good: None,
+        }
+    }
+
+    /// A try that began at `since` is over, and the relay took the stream or did not.
+    fn ended(&mut self, since: Instant, taken: bool, now: Instant) -> Duration {
+        let lived = now.saturating_duration_since(since) >= GOOD;
+        if lived || taken && self.good.is_none_or(|last| last + GOOD <= now) {
+            self.good = Some(now);
+            self.pause = PAUSE.0;
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(PAUSE.1);
+        pause
     }
 }
 
@@ -169,7 +205,7 @@ async fn write(
                 None => return Ok("not wanted any more"),
             },
             streamed = datagrams.recv() => match streamed {
-                Some(Streamed { at, .. }) if at.elapsed() > STALE => continue,
+                Some(Streamed { at, .. }) if at.elapsed() > STALE => {}
                 Some(Streamed { channel, datagram, .. }) => {
                     stream.write_all(&data_frame(channel, datagram).to_bytes()).await?;
                 }
@@ -187,6 +223,29 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
+
+    /// A relay that starts is not there at the first tries, and may end what it took once it is up.
+    #[test]
+    fn a_relay_that_took_a_stream_is_tried_again_soon_and_not_for_ever() {
+        let mut now = Instant::now();
+        let mut tries = Tries::new();
+        let mut ended = |taken: bool, after: Duration| {
+            let since = now;
+            now += after;
+            let pause = tries.ended(since, taken, now);
+            now += pause;
+            pause
+        };
+        let secs = Duration::from_secs;
+        assert_eq!(ended(false, secs(0)), PAUSE.0);
+        assert_eq!(ended(false, secs(0)), PAUSE.0 * 2);
+        assert_eq!(ended(true, secs(1)), PAUSE.0);
+        for _ in 0..4 {
+            ended(true, secs(0));
+        }
+        assert_eq!(ended(true, secs(0)), PAUSE.1, "each is ended at once");
+        assert_eq!(ended(false, GOOD), PAUSE.0);
+    }
 
     #[test]
     fn no_timer_is_waited_for_until_then() {

@@ -35,7 +35,7 @@ impl Relaying {
         match self.0 {}
     }
 
-    pub(in crate::daemon) fn serve(&self, _: kanpachi_transport::streams::Control) {
+    pub(in crate::daemon) fn serve(&self, _: &mut kanpachi_transport::streams::Control) {
         match self.0 {}
     }
 }

@@ -83,7 +83,7 @@ impl Relaying {
     }
 
     /// Takes members' streams until the swarm is gone.
-    pub(in crate::daemon) fn serve(&self, control: kanpachi_transport::streams::Control) {
+    pub(in crate::daemon) fn serve(&self, control: &mut kanpachi_transport::streams::Control) {
         let changes = self.changes.subscribe();
         tokio::spawn(self.relay.clone().serve(control, changes));
     }

@@ -201,7 +201,10 @@ pub(super) fn start(
     };
     let mut swarm =
         stack::swarm(options, behaviour).context("cannot put the libp2p stack together")?;
-    let control = swarm.behaviour().streams.new_control();
+    let mut control = swarm.behaviour().streams.new_control();
+    if let Some(relaying) = &setup.relaying {
+        relaying.serve(&mut control);
+    }
     for addr in stack::listen_addresses(&setup.socket, &[setup.tcp_port]) {
         if let Err(error) = swarm.listen_on(addr.clone()) {
             tracing::debug!(%addr, %error, "not listening");
@@ -211,9 +214,6 @@ pub(super) fn start(
     let (events, event_rx) = mpsc::channel(QUEUE);
     let serving = member_io::serve(control.clone(), events.clone(), Arc::clone(&allowed));
     tokio::spawn(serving);
-    if let Some(relaying) = &setup.relaying {
-        relaying.serve(control.clone());
-    }
     let task = Task {
         swarm,
         control,
