@@ -308,7 +308,7 @@ impl<W: PacketWriter + 'static> Engine<W> {
             Command::Connect(peer) => self.connect(&peer, now),
             Command::Disconnect(peer) => {
                 tunnels.disconnect(&peer, now);
-                self.relays.set_wanted(&peer, false);
+                self.relays.set_wanted(&peer, false, now);
             }
             Command::NetworkChanged => {
                 tracing::debug!("the network changed");
@@ -353,7 +353,7 @@ impl<W: PacketWriter + 'static> Engine<W> {
 
     /// Keeps a tunnel to a peer from now on, over relays while there is nothing better.
     fn connect(&mut self, peer: &NodeId, now: Instant) {
-        self.relays.set_wanted(peer, true);
+        self.relays.set_wanted(peer, true, now);
         self.parts.tunnels.connect(peer, now);
     }
 
@@ -364,7 +364,7 @@ impl<W: PacketWriter + 'static> Engine<W> {
                 datagrams,
             } => {
                 self.streams.insert(relay, (messages, datagrams));
-                self.relays.handle_stream(relay);
+                self.relays.handle_stream(relay, now);
             }
             FromRelay::Said(message) => self.relays.handle_message(relay, *message, now),
             FromRelay::Closed => {
@@ -387,7 +387,7 @@ impl<W: PacketWriter + 'static> Engine<W> {
             .publisher
             .set_members(members.iter().map(|(_, member)| *member));
         self.relays
-            .set_peers(members.iter().map(|(_, m)| m.node_id));
+            .set_peers(members.iter().map(|(_, m)| m.node_id), now);
         for (config, _) in members {
             self.parts.tunnels.set_peer(config, now);
         }
@@ -490,6 +490,10 @@ impl<W: PacketWriter + 'static> Engine<W> {
                     }
                 }
                 relay::Output::Say(relay, message) => self.say(relay, message),
+                relay::Output::Reopen(relay) => {
+                    tracing::debug!(%relay, "the relay does not answer on its stream");
+                    self.streams.remove(&relay);
+                }
                 relay::Output::Ways(peer, ways) => {
                     self.publish_relays();
                     self.parts.tunnels.set_relayed(&peer, &ways, now);
@@ -600,10 +604,10 @@ impl<W: PacketWriter + 'static> Engine<W> {
                 epochs,
             }),
             tunnel::Event::Trouble { .. } => {
-                self.relays.handle_doubt(clock::now());
-                self.drain_relays();
+                self.doubt_relays();
                 self.backlog.push(Event::Trouble);
             }
+            tunnel::Event::Unanswered { .. } => self.doubt_relays(),
             tunnel::Event::Observed { peer, addr } => {
                 self.backlog.push(Event::Observed(peer, addr));
             }
@@ -627,6 +631,11 @@ impl<W: PacketWriter + 'static> Engine<W> {
             }
             _ => {}
         }
+    }
+
+    fn doubt_relays(&mut self) {
+        self.relays.handle_doubt(clock::now());
+        self.drain_relays();
     }
 
     /// Says goodbye, so that nobody sends to a node that is gone.

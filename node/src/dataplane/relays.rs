@@ -46,7 +46,7 @@ enum Carrier {
 #[derive(Clone, Debug)]
 struct Session {
     relay: NodeId,
-    bound: Option<SocketAddr>,
+    addrs: Vec<SocketAddr>,
     channels: HashMap<u16, SocketAddr>,
 }
 
@@ -80,7 +80,7 @@ impl RelayTable {
             let channels = route.channels.iter().copied().collect();
             let incoming = Session {
                 relay: route.relay,
-                bound: route.bound,
+                addrs: route.addrs.clone(),
                 channels,
             };
             table.sessions.insert(session, incoming);
@@ -88,7 +88,8 @@ impl RelayTable {
         table
     }
 
-    /// The path that a relay's datagram came on, if the relay sent it from where it is bound.
+    /// The path that a relay's datagram came on, if it came from an address of that relay. Not only from where this node is
+    /// bound: the answer that says so may be late or lost, and the relay sends there all the same.
     pub(super) fn by_datagram(
         &self,
         from: SocketAddr,
@@ -96,7 +97,8 @@ impl RelayTable {
         channel: u16,
     ) -> Option<SocketAddr> {
         let session = self.sessions.get(&session)?;
-        (session.bound == Some(from)).then(|| session.channels.get(&channel).copied())?
+        let known = session.addrs.contains(&from);
+        known.then(|| session.channels.get(&channel).copied())?
     }
 
     /// Is there a session of this number?

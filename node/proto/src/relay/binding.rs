@@ -43,6 +43,8 @@ pub(super) struct Binding {
     targets: Vec<(SocketAddr, Cookie)>,
     bound: Option<SocketAddr>,
     nonce: [u8; 8],
+    /// Of the bind before that, whose answer may come late.
+    nonce_before: Option<[u8; 8]>,
     unanswered: usize,
     challenges: usize,
     /// When it was sent last.
@@ -58,6 +60,7 @@ impl Binding {
             targets: Vec::new(),
             bound: None,
             nonce: [0; 8],
+            nonce_before: None,
             unanswered: 0,
             challenges: 0,
             sent: None,
@@ -74,6 +77,11 @@ impl Binding {
 
     pub(super) const fn session(&self) -> u32 {
         self.session
+    }
+
+    /// Where the relay is.
+    pub(super) fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        self.targets.iter().map(|(addr, _)| *addr)
     }
 
     pub(super) fn set_addrs(&mut self, addrs: &[SocketAddr], now: Instant) {
@@ -130,6 +138,7 @@ impl Binding {
         if self.unanswered >= MISSED {
             self.bound = None;
         }
+        self.nonce_before = self.sent.map(|_| self.nonce);
         self.nonce = entropy.u64().to_le_bytes();
         self.challenges = 0;
         self.sent = Some(now);
@@ -164,7 +173,7 @@ impl Binding {
     ) -> Option<Option<Transmit>> {
         let (step, bind) = datagram::decode_bound(datagram)?;
         let ours = bind.session == self.session
-            && bind.nonce == self.nonce
+            && (bind.nonce == self.nonce || Some(bind.nonce) == self.nonce_before)
             && datagram::is_authentic(datagram, &self.key);
         let target = self.targets.iter_mut().find(|(addr, _)| *addr == from);
         let (_, cookie) = target.filter(|_| ours)?;
@@ -179,6 +188,8 @@ impl Binding {
                 // each, though, and keeps the last, so it is told again.
                 let kept = *self.bound.get_or_insert(from);
                 if kept != from {
+                    // Until the relay has heard that, it takes no data from where this node is seen from the kept one.
+                    self.next = now + AGAIN[0];
                     return Some(self.answer(kept));
                 }
                 self.unanswered = 0;

@@ -41,6 +41,11 @@ use crate::{
 pub const MAX_RELAYS: usize = 4;
 /// A channel that was refused is asked for again after this: the relay may have heard of a membership since.
 const REFUSED_AGAIN: Duration = Duration::from_secs(10);
+/// A relay that does not answer on its stream for so long is not there at the other end any more.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Who wants a channel is remembered of so many who are not known, of each relay.
+const MAX_EARLY: usize = 64;
 
 /// A relay and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +67,8 @@ pub enum Output {
     Ways(NodeId, Vec<SocketAddr>),
     /// [`Relays::table`] has changed.
     Table,
+    /// The stream to this relay leads nowhere: it is to be opened anew.
+    Reopen(NodeId),
 }
 
 /// How data of one session travels, for the packet path.
@@ -73,7 +80,10 @@ pub struct Route {
     pub session: u32,
     /// The relay's UDP address, when this node's is bound there; otherwise data goes over the stream.
     pub bound: Option<SocketAddr>,
-    /// Open channels, each with the address that names it.
+    /// All its UDP addresses. It may send from any: of a binding it knows before this node does.
+    pub addrs: Vec<SocketAddr>,
+    /// Channels, each with the address that names it. Data may come on one, and be answered, before the word that it is open: that
+    /// is said on the stream, and UDP is faster.
     pub channels: Vec<(u16, SocketAddr)>,
 }
 
@@ -115,6 +125,10 @@ struct Relay {
     stream: bool,
     /// There are other proofs than it was shown when that was opened, which it has not answered yet.
     outdated: bool,
+    /// It was asked for something then, and did not answer since.
+    asked: Option<Instant>,
+    /// Who wants a channel to this node and is not known here yet: a roster may come later than this.
+    early: BTreeSet<NodeId>,
     session: Option<Session>,
 }
 
@@ -196,6 +210,8 @@ impl Relays {
                 addrs: at.addrs.clone(),
                 stream: false,
                 outdated: false,
+                asked: None,
+                early: BTreeSet::new(),
                 session: None,
             };
             self.relays.insert(at.node, relay);
@@ -225,7 +241,7 @@ impl Relays {
     }
 
     /// Everybody this node may talk to. Channels to others are closed.
-    pub fn set_peers(&mut self, peers: impl IntoIterator<Item = NodeId>) {
+    pub fn set_peers(&mut self, peers: impl IntoIterator<Item = NodeId>, now: Instant) {
         let peers: BTreeSet<NodeId> = peers.into_iter().collect();
         let gone: Vec<NodeId> = self
             .peers
@@ -240,11 +256,21 @@ impl Relays {
         for peer in peers {
             self.peers.entry(peer).or_insert(false);
         }
+        let mut early = Vec::new();
+        for (node, relay) in &mut self.relays {
+            let known = relay
+                .early
+                .extract_if(.., |peer| self.peers.contains_key(peer));
+            early.extend(known.map(|peer| (*node, peer)));
+        }
+        for (node, peer) in early {
+            self.pair(node, peer, now);
+        }
         self.changed();
     }
 
     /// A channel to this peer is wanted at every relay, or no more.
-    pub fn set_wanted(&mut self, peer: &NodeId, wanted: bool) {
+    pub fn set_wanted(&mut self, peer: &NodeId, wanted: bool, now: Instant) {
         let Some(before) = self.peers.get_mut(peer) else {
             return;
         };
@@ -252,7 +278,7 @@ impl Relays {
             return;
         }
         if wanted {
-            self.pair_all();
+            self.pair_all(now);
         } else {
             self.unpair(peer);
         }
@@ -260,11 +286,13 @@ impl Relays {
     }
 
     /// The stream to a relay is open.
-    pub fn handle_stream(&mut self, node: NodeId) {
+    pub fn handle_stream(&mut self, node: NodeId, now: Instant) {
         let Some(relay) = self.relays.get_mut(&node) else {
             return;
         };
         (relay.stream, relay.outdated) = (true, false);
+        relay.asked = Some(now);
+        relay.early.clear();
         let open = RelayMessage::Open(Box::new(Open {
             min_version: MIN_VERSION,
             max_version: MAX_VERSION,
@@ -281,7 +309,7 @@ impl Relays {
         let Some(relay) = self.relays.get_mut(&node) else {
             return;
         };
-        relay.stream = false;
+        (relay.stream, relay.asked) = (false, None);
         let carries = |s: &Session| s.binding.bound().is_some();
         relay.session.take_if(|session| !carries(session));
         self.changed();
@@ -289,12 +317,13 @@ impl Relays {
 
     /// A relay says something on its stream.
     pub fn handle_message(&mut self, node: NodeId, message: RelayMessage, now: Instant) {
+        if let Some(relay) = self.relays.get_mut(&node) {
+            relay.asked = None;
+        }
         match message {
             RelayMessage::Opened(opened) => self.handle_opened(node, &opened, now),
             RelayMessage::Paired(paired) => self.handle_paired(node, paired, now),
-            RelayMessage::Wanted(Wanted { peer }) if self.peers.contains_key(&peer) => {
-                self.pair(node, peer);
-            }
+            RelayMessage::Wanted(Wanted { peer }) => self.handle_wanted(node, peer, now),
             RelayMessage::Refused(_) => {
                 if let Some(relay) = self.relays.get_mut(&node) {
                     relay.session = None;
@@ -318,8 +347,21 @@ impl Relays {
         if std::mem::take(&mut relay.outdated) {
             self.say_renew(node);
         }
-        self.pair_all();
+        self.pair_all(now);
+        // Answers to its binds are expected from now on.
+        self.changed();
         self.handle_timeout(now);
+    }
+
+    fn handle_wanted(&mut self, node: NodeId, peer: NodeId, now: Instant) {
+        if self.peers.contains_key(&peer) {
+            self.pair(node, peer, now);
+            self.changed();
+        } else if let Some(relay) = self.relays.get_mut(&node)
+            && relay.early.len() < MAX_EARLY
+        {
+            relay.early.insert(peer);
+        }
     }
 
     fn handle_paired(&mut self, node: NodeId, paired: Paired, now: Instant) {
@@ -355,10 +397,22 @@ impl Relays {
 
     /// Nothing comes through to some peer, which may be for a router that has forgotten this node. Relays are asked whether they
     /// still know where it is: who has answered before at most every two seconds, and again as usual until it counts as lost;
-    /// anybody else with one datagram to each of its addresses at most every five.
+    /// anybody else with one datagram to each of its addresses at most every five. One that this node reaches by its stream only
+    /// is asked there, for what it has granted already.
     pub fn handle_doubt(&mut self, now: Instant) {
-        for session in self.relays.values_mut().filter_map(|r| r.session.as_mut()) {
+        let mut by_stream = Vec::new();
+        for (node, relay) in &mut self.relays {
+            let Some(session) = &mut relay.session else {
+                continue;
+            };
             session.binding.doubt(now);
+            if session.binding.bound().is_none() && relay.stream && relay.asked.is_none() {
+                let pair = session.pairs.iter().next();
+                by_stream.extend(pair.map(|(peer, pair)| (*node, *peer, pair.channel)));
+            }
+        }
+        for (node, peer, channel) in by_stream {
+            self.say_pair(node, peer, channel, now);
         }
         self.handle_timeout(now);
     }
@@ -375,8 +429,11 @@ impl Relays {
     pub fn handle_timeout(&mut self, now: Instant) {
         let mut renew = Vec::new();
         let mut again = Vec::new();
+        let mut silent = Vec::new();
         let mut changed = false;
         for (node, relay) in &mut self.relays {
+            let owes = relay.asked.is_some_and(|at| now >= at + ANSWER);
+            silent.extend(owes.then_some(*node));
             changed |= relay.session.take_if(|s| now >= s.ends_at).is_some();
             let Some(session) = &mut relay.session else {
                 continue;
@@ -404,10 +461,14 @@ impl Relays {
             self.say_renew(node);
         }
         for (node, peer, channel) in again {
-            self.say_pair(node, peer, channel);
+            self.say_pair(node, peer, channel, now);
         }
         if changed {
             self.changed();
+        }
+        for node in silent {
+            self.handle_stream_closed(node);
+            self.outputs.push_back(Output::Reopen(node));
         }
     }
 
@@ -415,18 +476,18 @@ impl Relays {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let due = |relay: &Relay| {
-            let session = relay.session.as_ref()?;
-            let renew = relay.stream.then_some(session.renew_at);
-            let again = session.pairs.values().filter_map(|p| p.again).min();
-            [
-                renew,
-                again,
-                session.binding.poll_timeout(),
-                Some(session.ends_at),
-            ]
-            .into_iter()
-            .flatten()
-            .min()
+            let session = relay.session.as_ref();
+            let of_session = session.map(|session| {
+                let renew = relay.stream.then_some(session.renew_at);
+                let again = session.pairs.values().filter_map(|p| p.again).min();
+                let times = [renew, again, session.binding.poll_timeout()];
+                times
+                    .into_iter()
+                    .flatten()
+                    .fold(session.ends_at, Instant::min)
+            });
+            let answer = relay.asked.map(|at| at + ANSWER);
+            [of_session, answer].into_iter().flatten().min()
         };
         self.relays.values().filter_map(due).min()
     }
@@ -445,9 +506,8 @@ impl Relays {
                 relay: *node,
                 session: session.binding.session(),
                 bound: session.binding.bound(),
-                channels: open_pairs(relay)
-                    .map(|(_, via)| (via.port(), via))
-                    .collect(),
+                addrs: session.binding.addrs().collect(),
+                channels: pairs(relay).map(|(_, _, via)| (via.port(), via)).collect(),
             })
         };
         self.relays.iter().filter_map(route).collect()
@@ -476,7 +536,7 @@ impl Relays {
     }
 
     /// Asks for all channels that are wanted and not there.
-    fn pair_all(&mut self) {
+    fn pair_all(&mut self, now: Instant) {
         let wanted: Vec<NodeId> = self
             .peers
             .iter()
@@ -486,12 +546,12 @@ impl Relays {
         let nodes: Vec<NodeId> = self.relays.keys().copied().collect();
         for node in nodes {
             for peer in &wanted {
-                self.pair(node, *peer);
+                self.pair(node, *peer, now);
             }
         }
     }
 
-    fn pair(&mut self, node: NodeId, peer: NodeId) {
+    fn pair(&mut self, node: NodeId, peer: NodeId, now: Instant) {
         // A peer that relays is reached without its own help.
         let relay = self
             .relays
@@ -515,7 +575,7 @@ impl Relays {
             again: None,
         };
         session.pairs.insert(peer, pair);
-        self.say_pair(node, peer, channel);
+        self.say_pair(node, peer, channel, now);
     }
 
     fn unpair(&mut self, peer: &NodeId) {
@@ -538,7 +598,11 @@ impl Relays {
         self.say(node, RelayMessage::Renew(Renew { proofs }));
     }
 
-    fn say_pair(&mut self, node: NodeId, peer: NodeId, channel: u16) {
+    /// Asks for a channel, which a relay answers with what it is now.
+    fn say_pair(&mut self, node: NodeId, peer: NodeId, channel: u16, now: Instant) {
+        if let Some(relay) = self.relays.get_mut(&node).filter(|r| r.stream) {
+            relay.asked.get_or_insert(now);
+        }
         let pair = kanpachi_common::wire::relay::Pair { channel, peer };
         self.say(node, RelayMessage::Pair(pair));
     }
@@ -568,17 +632,21 @@ impl Relays {
 
 /// Channels that data flows on.
 fn open_pairs(relay: &Relay) -> impl Iterator<Item = (NodeId, SocketAddr)> {
+    let open = pairs(relay).filter(|(_, state, _)| *state == PairState::Open);
+    open.map(|(peer, _, via)| (peer, via))
+}
+
+/// All that were asked for, unless nothing carries them.
+fn pairs(relay: &Relay) -> impl Iterator<Item = (NodeId, PairState, SocketAddr)> {
     let carried = |s: &&Session| relay.stream || s.binding.bound().is_some();
     let session = relay.session.as_ref().filter(carried);
     let pairs = session.into_iter().flat_map(|s| &s.pairs);
-    pairs
-        .filter(|(_, pair)| pair.state == PairState::Open)
-        .map(|(peer, pair)| {
-            let via = Via::Relay {
-                relay: relay.slot,
-                pair: pair.number,
-                channel: pair.channel,
-            };
-            (*peer, via.addr())
-        })
+    pairs.map(|(peer, pair)| {
+        let via = Via::Relay {
+            relay: relay.slot,
+            pair: pair.number,
+            channel: pair.channel,
+        };
+        (*peer, pair.state, via.addr())
+    })
 }

@@ -1,6 +1,7 @@
 //! The member's side against a relay that is played here.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -31,6 +32,11 @@ struct Scene {
     said: Vec<RelayMessage>,
     sent: Vec<(SocketAddr, Vec<u8>)>,
     ways: Vec<(NodeId, Vec<SocketAddr>)>,
+    /// What the relay answers to one who asks for a channel, unless that is that the other has not asked yet.
+    states: BTreeMap<u16, PairState>,
+    /// It answers nothing.
+    deaf: bool,
+    reopened: usize,
 }
 
 fn addr(last: u8) -> SocketAddr {
@@ -41,7 +47,7 @@ impl Scene {
     fn new() -> Self {
         let now = Instant::now();
         let mut relays = Relays::new(OrgId([1; 32]), [4; 32]);
-        relays.set_peers([BOB, CAROL]);
+        relays.set_peers([BOB, CAROL], now);
         let at = RelayAt {
             node: RELAY,
             addrs: vec![addr(1), addr(2)],
@@ -53,6 +59,9 @@ impl Scene {
             said: Vec::new(),
             sent: Vec::new(),
             ways: Vec::new(),
+            states: BTreeMap::new(),
+            deaf: false,
+            reopened: 0,
         };
         scene.drain();
         scene
@@ -61,13 +70,14 @@ impl Scene {
     /// The stream is open and the relay has taken the node in.
     fn open(number: u32) -> Self {
         let mut scene = Self::new();
-        scene.relays.set_wanted(&BOB, true);
+        scene.relays.set_wanted(&BOB, true, scene.now);
         scene.begin(number);
         scene
     }
 
     fn begin(&mut self, session: u32) {
-        self.relays.handle_stream(RELAY);
+        self.states.clear();
+        self.relays.handle_stream(RELAY, self.now);
         self.tell(RelayMessage::Opened(Opened {
             version: 1,
             session,
@@ -82,12 +92,30 @@ impl Scene {
             match output {
                 Output::Say(to, message) => {
                     assert_eq!(to, RELAY);
+                    self.hear(&message);
                     self.said.push(*message);
                 }
                 Output::Transmit(transmit) => self.sent.push((transmit.to, transmit.data)),
                 Output::Ways(peer, ways) => self.ways.push((peer, ways)),
+                Output::Reopen(relay) => {
+                    assert_eq!(relay, RELAY);
+                    self.reopened += 1;
+                }
                 Output::Table => {}
             }
+        }
+    }
+
+    /// The relay hears something.
+    fn hear(&mut self, message: &RelayMessage) {
+        if let RelayMessage::Pair(pair) = message
+            && !self.deaf
+        {
+            let channel = pair.channel;
+            let state = self.states.get(&channel);
+            let state = state.copied().unwrap_or(PairState::Waiting);
+            let answer = RelayMessage::Paired(Paired { channel, state });
+            self.relays.handle_message(RELAY, answer, self.now);
         }
     }
 
@@ -146,6 +174,7 @@ impl Scene {
 
     fn paired(&mut self, peer: NodeId, state: PairState) {
         let channel = self.channel(peer).expect("never asked for");
+        self.states.insert(channel, state);
         self.tell(RelayMessage::Paired(Paired { channel, state }));
     }
 
@@ -166,6 +195,9 @@ fn a_way_is_open_once_both_ends_have_paired_and_goes_by_stream_until_udp_is_boun
     assert!(scene.ways(BOB).is_empty());
     scene.paired(BOB, PairState::Waiting);
     assert!(scene.ways(BOB).is_empty());
+    // What the other end sends at once may come before the word that the channel is open.
+    let channel = scene.channel(BOB).unwrap();
+    assert!(scene.route().channels.iter().any(|(c, _)| *c == channel));
     scene.paired(BOB, PairState::Open);
     let [way] = scene.ways(BOB)[..] else {
         panic!("{:?}", scene.ways)
@@ -196,6 +228,30 @@ fn nothing_but_the_relays_own_answer_binds_an_address() {
     assert_eq!(scene.route().bound, None);
     scene.relays.handle_answer(addr(1), &right, scene.now);
     assert_eq!(scene.route().bound, Some(addr(1)));
+}
+
+/// Under load it takes longer than the first pause until an answer is looked at.
+#[test]
+fn an_answer_may_come_after_the_next_bind() {
+    let mut scene = Scene::open(5);
+    let first = scene.last_bind(addr(1)).unwrap();
+    let answer = encode_bound(Step::Bound, &first, &KEY);
+    scene.pass(Duration::from_millis(800));
+    scene.relays.handle_answer(addr(1), &answer, scene.now);
+    assert_eq!(scene.route().bound, None, "two came after it");
+    let mut scene = Scene::open(5);
+    scene.pass(Duration::from_millis(300));
+    assert_ne!(scene.last_bind(addr(1)).unwrap().nonce, first.nonce);
+    let first = scene.sent.iter().find(|(to, _)| *to == addr(1)).unwrap();
+    let first = decode_bind(&first.1).unwrap();
+    let answer = encode_bound(Step::Bound, &first, &KEY);
+    scene.relays.handle_answer(addr(1), &answer, scene.now);
+    assert_eq!(scene.route().bound, Some(addr(1)));
+    assert_eq!(
+        scene.route().addrs,
+        [addr(1), addr(2)],
+        "it may send from both"
+    );
 }
 
 #[test]
@@ -242,6 +298,67 @@ fn of_several_addresses_the_relay_keeps_the_one_that_is_used() {
     assert_eq!(scene.sent.len(), 1);
     assert_eq!(scene.sent[0].0, addr(1), "it is told again");
     assert_eq!(scene.route().bound, Some(addr(1)));
+    scene.sent.clear();
+    scene.pass(Duration::from_millis(250));
+    assert_eq!(scene.sent.len(), 1, "and again, if that was lost");
+    scene.answer(addr(1), Step::Bound, &KEY);
+    scene.pass(Duration::from_secs(15));
+    assert_eq!(scene.sent.len(), 1);
+}
+
+#[test]
+fn a_relay_that_does_not_answer_on_its_stream_has_another_one() {
+    let mut scene = Scene::open(5);
+    scene.paired(BOB, PairState::Open);
+    scene.bind(addr(1));
+    scene.pass(Duration::from_secs(15));
+    assert_eq!(scene.reopened, 0, "it was asked for nothing");
+    scene.deaf = true;
+    scene.relays.set_wanted(&CAROL, true, scene.now);
+    scene.drain();
+    scene.pass(Duration::from_millis(4_900));
+    assert_eq!(scene.reopened, 0);
+    scene.pass(Duration::from_millis(200));
+    assert_eq!(scene.reopened, 1);
+    assert_eq!(scene.ways(BOB).len(), 1, "UDP carries it meanwhile");
+    scene.pass(Duration::from_secs(10));
+    assert_eq!(scene.reopened, 1, "there is no stream");
+    scene.deaf = false;
+    scene.begin(6);
+    scene.paired(CAROL, PairState::Open);
+    assert_eq!(scene.ways(CAROL).len(), 1);
+    // The first message of all counts as well.
+    scene.relays.handle_stream_closed(RELAY);
+    scene.relays.handle_stream(RELAY, scene.now);
+    scene.pass(Duration::from_secs(6));
+    assert_eq!(scene.reopened, 2);
+}
+
+#[test]
+fn a_stream_that_carries_all_is_asked_when_nothing_comes_through() {
+    let mut scene = Scene::open(5);
+    scene.paired(BOB, PairState::Open);
+    let doubt = |scene: &mut Scene| {
+        scene.said.clear();
+        scene.relays.handle_doubt(scene.now);
+        scene.drain();
+        let asked = scene.said.iter();
+        let asked = asked.filter(|m| matches!(m, RelayMessage::Pair(_)));
+        asked.count()
+    };
+    assert_eq!(doubt(&mut scene), 1);
+    scene.pass(Duration::from_secs(6));
+    assert_eq!((scene.reopened, scene.ways(BOB).len()), (0, 1));
+    scene.deaf = true;
+    assert_eq!(doubt(&mut scene), 1);
+    assert_eq!(doubt(&mut scene), 0, "that question is still open");
+    scene.pass(Duration::from_secs(6));
+    assert_eq!((scene.reopened, scene.ways(BOB).len()), (1, 0));
+    // Where UDP carries the data the bind is the question.
+    let mut scene = Scene::open(5);
+    scene.paired(BOB, PairState::Open);
+    scene.bind(addr(1));
+    assert_eq!(doubt(&mut scene), 0);
 }
 
 #[test]
@@ -285,6 +402,7 @@ fn what_never_answered_gets_little_however_often_nothing_comes_through() {
     let (begun, minute) = (scene.now, Duration::from_secs(60));
     while scene.now < begun + minute {
         scene.relays.handle_doubt(scene.now);
+        scene.drain();
         scene.pass(Duration::from_millis(100));
     }
     let to = scene.sent.iter().filter(|(to, _)| *to == addr(1)).count();
@@ -333,17 +451,23 @@ fn only_who_may_be_talked_to_gets_a_channel() {
     let stranger = NodeId([66; 32]);
     scene.tell(RelayMessage::Wanted(Wanted { peer: stranger }));
     assert_eq!(scene.channel(stranger), None);
+    scene.relays.set_peers([BOB, CAROL, stranger], scene.now);
+    scene.drain();
+    assert!(scene.channel(stranger).is_some(), "it is a member by now");
     scene.tell(RelayMessage::Wanted(Wanted { peer: CAROL }));
     scene.paired(CAROL, PairState::Open);
     assert_eq!(scene.ways(CAROL).len(), 1, "it called, so it is answered");
     assert_ne!(scene.channel(CAROL), scene.channel(BOB));
     scene.said.clear();
-    scene.relays.set_peers([BOB]);
+    scene.relays.set_peers([BOB], scene.now);
     scene.drain();
     assert!(scene.ways(CAROL).is_empty());
     assert!(matches!(
         scene.said[..],
-        [RelayMessage::Unpair(Channel { .. })]
+        [
+            RelayMessage::Unpair(Channel { .. }),
+            RelayMessage::Unpair(Channel { .. })
+        ]
     ));
 }
 
@@ -355,7 +479,7 @@ fn a_proof_that_comes_while_a_session_is_being_opened_is_shown_at_once() {
     let bearer = SecretKey::from_seed(&[2; 32]).node_id();
     let proof = Proof::of(roster, &bearer, true).unwrap();
     let mut scene = Scene::new();
-    scene.relays.handle_stream(RELAY);
+    scene.relays.handle_stream(RELAY, scene.now);
     scene.relays.set_proofs(vec![proof.clone()], None);
     scene.drain();
     assert!(matches!(scene.said[..], [RelayMessage::Open(_)]));
@@ -375,7 +499,7 @@ fn a_proof_that_comes_while_a_session_is_being_opened_is_shown_at_once() {
     assert_eq!(shown(&scene.said), std::slice::from_ref(&proof));
     // The next stream begins with it.
     scene.relays.handle_stream_closed(RELAY);
-    scene.relays.handle_stream(RELAY);
+    scene.relays.handle_stream(RELAY, scene.now);
     scene.said.clear();
     scene.tell(RelayMessage::Opened(opened));
     assert!(

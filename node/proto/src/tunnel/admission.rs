@@ -9,6 +9,8 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
+use crate::path::via::is_via;
+
 /// Inits that one source may send per second, and at once.
 const PER_SOURCE: u32 = 20;
 /// Tokens are counted in thousandths, so that one millisecond is a whole number of them.
@@ -137,10 +139,12 @@ impl Admission {
     }
 }
 
-/// IPv4 addresses count one by one, IPv6 addresses by /64.
+/// IPv4 addresses count one by one, and so do members that are reached over relays, one from the other. IPv6 addresses
+/// count by /64.
 pub(crate) fn source(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
+        IpAddr::V6(_) if is_via(ip) => ip,
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
     }
 }
@@ -148,9 +152,26 @@ pub(crate) fn source(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::path::Via;
 
     fn v4(n: u32) -> IpAddr {
         IpAddr::V4(n.into())
+    }
+
+    #[test]
+    fn members_that_are_reached_over_relays_count_one_by_one() {
+        let over_relay = |pair| {
+            let (relay, channel) = (1, 7);
+            let via = Via::Relay {
+                relay,
+                pair,
+                channel,
+            };
+            source(via.addr().ip())
+        };
+        assert_ne!(over_relay(1), over_relay(2));
+        let in_one = |text: &str| source(text.parse().unwrap());
+        assert_eq!(in_one("2001:db8::1"), in_one("2001:db8::2"));
     }
 
     /// Row C5 of the attack checklist.

@@ -64,6 +64,11 @@ pub enum Event {
         /// The member.
         peer: NodeId,
     },
+    /// A handshake with the member that went over relays, too, has had no answer for five seconds.
+    Unanswered {
+        /// The member.
+        peer: NodeId,
+    },
     /// The state of the pair has changed.
     PathState {
         /// The member.

@@ -17,6 +17,7 @@ use super::{
     timers,
     wire::{self, HANDSHAKE_LEN, MAC1_AT, MAC2_AT},
 };
+use crate::path::Via;
 
 /// Forged answers looked at per init; behind that the init is as good as lost.
 const MAX_BAD_ANSWERS: u32 = 64;
@@ -180,6 +181,12 @@ impl Round {
             mac::sign_mac2(&mut self.frame, cookie);
         }
         cx.transmit(target.addr, self.frame.to_vec());
+    }
+
+    /// Was it sent over a relay?
+    pub(crate) fn went_over_relays(&self) -> bool {
+        let relayed = |t: &Target| t.sent > 0 && matches!(Via::of(t.addr), Some(Via::Relay { .. }));
+        self.targets.iter().any(relayed)
     }
 
     /// When something is to be sent, or the round ends.

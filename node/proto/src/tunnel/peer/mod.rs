@@ -256,6 +256,10 @@ impl Peer {
             self.attempt = Some(attempt);
             return;
         }
+        if (attempt.round.as_ref()).is_some_and(Round::went_over_relays) {
+            let peer = self.id();
+            cx.events.push_back(Event::Unanswered { peer });
+        }
         self.attempt = Some(attempt);
         self.stop_attempt(cx);
         if now >= gives_up {

@@ -6,7 +6,7 @@ use kanpachi_common::nat::{Filtering, Mapping, NatBehaviour};
 
 use super::sim::{Sim, Symmetric, Weather, config, ms, network_of, secs};
 use crate::{
-    path::{Candidate, Limit, PathKind},
+    path::{Candidate, Limit, PathKind, Via},
     tunnel::{Event, PathState, Tunnels},
 };
 
@@ -375,6 +375,42 @@ fn a_silent_peer_is_called_again_after_fifteen_seconds_and_given_up_after_ninety
     sim.cut.clear();
     sim.run_until(secs(40), |s| s.is_up(0, 1)).unwrap();
     assert!(matches!(sim.state(0, 1), PathState::Up { .. }));
+}
+
+/// Who has no session yet cannot say that a path stopped working. Relays are to be asked all the same: it may be one of them that
+/// does not know this node any more.
+#[test]
+fn a_handshake_over_a_relay_that_is_not_answered_is_told() {
+    let told = |sim: &Sim| {
+        let events = sim.hosts[0].events.iter();
+        let told = events.filter(|(_, e)| matches!(e, Event::Unanswered { .. }));
+        told.count()
+    };
+    let mut sim = Sim::new(2, 5, config());
+    sim.cut.insert(0);
+    sim.offer(0, 1, &[(0, PathKind::Host)]);
+    sim.connect(0, 1);
+    sim.run(secs(12));
+    assert_eq!(told(&sim), 0, "there is no relay");
+    let (relay, pair, channel) = (1, 1, 1);
+    let via = Via::Relay {
+        relay,
+        pair,
+        channel,
+    };
+    let peer = sim.id(1);
+    sim.with(0, |tunnels, now| {
+        tunnels.set_relayed(&peer, &[via.addr()], now);
+    });
+    sim.run(secs(12));
+    assert!((2..=3).contains(&told(&sim)), "{}", told(&sim));
+    sim.cut.clear();
+    sim.connect(1, 0);
+    sim.offer(1, 0, &[(0, PathKind::Host)]);
+    sim.run_until(secs(10), |s| s.is_up(0, 1)).unwrap();
+    let before = told(&sim);
+    sim.run(secs(30));
+    assert_eq!(told(&sim), before);
 }
 
 #[test]

@@ -196,6 +196,7 @@ impl Host {
                 }
             }
             Event::Trouble { .. }
+            | Event::Unanswered { .. }
             | Event::PathState { .. }
             | Event::Epochs { .. }
             | Event::Rtt { .. }
