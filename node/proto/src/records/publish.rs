@@ -184,13 +184,17 @@ impl Publisher {
         self.values.values().map(|(key, _)| *key).collect()
     }
 
-    /// Until the next round if nothing changes. Nodes that started at the same time do not stay in step: each is early by
-    /// a share of its own, up to a quarter.
+    /// Until the next round if nothing changes. Each node is early by a share of its own, up to a quarter.
     fn pause(&self) -> Duration {
         let doubled = REPUBLISH.saturating_mul(1 << self.unchanged.min(8));
         let pause = doubled.min(MAX_REPUBLISH);
+        pause - self.share_of(pause) / 4
+    }
+
+    /// A part that is each node's own: those that started at the same time do not stay in step.
+    fn share_of(&self, whole: Duration) -> Duration {
         let [first, ..] = self.identity.node_id().0;
-        pause - pause * u32::from(first) / 1024
+        whole * u32::from(first) / 256
     }
 
     /// The number for a new round, once it is time for one.
@@ -233,7 +237,8 @@ impl Publisher {
         let gently = self.unchanged > 0 && held && !refused;
         self.gently = gently;
         let planned = self.one_at.filter(|at| *at > now.instant);
-        self.one_at = Some(planned.unwrap_or(now.instant + self.pace()));
+        let first = now.instant + self.pace() + self.share_of(self.pace());
+        self.one_at = Some(planned.unwrap_or(first));
         let mut out = Vec::new();
         for group in groups {
             let Some(secret) = group.secrets.first() else {

@@ -54,3 +54,26 @@ fn what_nobody_took_at_first_is_not_new_for_ever() {
     alice.pass(REPUBLISH, &mut dht);
     assert_eq!((dht.puts, dht.gentle), (all + 1, 1));
 }
+
+#[test]
+fn nodes_that_started_together_give_their_first_one_at_moments_of_their_own() {
+    let first_one = |n: u8| {
+        let mut dht = Dht::default();
+        let mut node = Node::published(n, 4001, &mut dht);
+        let start = node.now.instant;
+        while dht.ones == 0 && node.now.instant < start + 3 * PACE {
+            node.pass(Duration::from_secs(1), &mut dht);
+        }
+        node.now.instant - start
+    };
+    let mut firsts: Vec<Duration> = (1..=16).map(first_one).collect();
+    firsts.sort();
+    let slack = Duration::from_secs(1);
+    let (first, last) = (firsts[0], firsts[15]);
+    assert!(
+        first + slack >= PACE && last <= 2 * PACE + slack,
+        "{firsts:?}"
+    );
+    let crowd = firsts.windows(6).any(|six| six[5] - six[0] < PACE / 10);
+    assert!(last - first > PACE / 2 && !crowd, "{firsts:?}");
+}
