@@ -18,6 +18,18 @@ const SURROUNDED: Finder = lab(
 
 pub(crate) const FAULTS: &[Fault] = &[
     Fault {
+        name: "all give their first record at one moment",
+        edits: &[(
+            "node/proto/src/records/publish.rs",
+            "self.pace() + self.share_of(self.pace())",
+            "self.pace() + self.share_of(self.pace()) * u32::from(!FAULT)",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "records::tests::gently::nodes_that_started_together_give_their_first_one_at_moments_of_their_own",
+        )],
+    },
+    Fault {
         name: "what was under the key of a network that was left goes on",
         edits: &[(
             "node/proto/src/records/publish.rs",

@@ -29,6 +29,134 @@ pub(crate) const FAULTS: &[Fault] = &[
         )],
     },
     Fault {
+        name: "who waits on a stream is not told that its connection was closed",
+        edits: &[(
+            "common/transport/src/yamux.rs",
+            "        self.streams.wake();\n        closed",
+            "        if !FAULT {\n            self.streams.wake();\n        }\n        closed",
+        )],
+        finders: &[Finder {
+            package: "common/transport",
+            program: "loopback",
+            test: "streams::a_stream_ends_when_its_connection_is_closed_at_either_end",
+        }],
+    },
+    Fault {
+        name: "who connects while it starts finds no relay",
+        edits: &[(
+            "bootstrap/src/relay/service.rs",
+            "        let incoming = control.accept(StreamProtocol::new(PROTOCOL));\n        async move {",
+            "        let mut later = control.clone();\n        let incoming = (!FAULT).then(|| control.accept(StreamProtocol::new(PROTOCOL)));\n        async move {\n            let incoming = incoming.unwrap_or_else(|| later.accept(StreamProtocol::new(PROTOCOL)));",
+        )],
+        finders: &[Finder {
+            package: "bootstrap",
+            program: "serve",
+            test: "who_connects_while_it_starts_finds_the_relay_and_the_mirror",
+        }],
+    },
+    Fault {
+        name: "a relay that took a stream is not tried again soon",
+        edits: &[(
+            "node/src/daemon/relay_io.rs",
+            "if lived || taken && self.good",
+            "if lived || !FAULT && taken && self.good",
+        )],
+        finders: &[lib(
+            "node",
+            "daemon::relay_io::tests::a_relay_that_took_a_stream_is_tried_again_soon_and_not_for_ever",
+        )],
+    },
+    Fault {
+        name: "a relay that does not answer is waited for",
+        edits: &[(
+            "node/proto/src/relay/mod.rs",
+            "silent.extend(owes.then_some(*node));",
+            "silent.extend((owes && !FAULT).then_some(*node));",
+        )],
+        finders: &[
+            lib(
+                "node/proto",
+                "relay::tests::a_relay_that_does_not_answer_on_its_stream_has_another_one",
+            ),
+            lib(
+                "node/proto",
+                "relay::tests::a_stream_that_carries_all_is_asked_when_nothing_comes_through",
+            ),
+        ],
+    },
+    Fault {
+        name: "a handshake that is not answered is told nobody",
+        edits: &[(
+            "node/proto/src/tunnel/peer/mod.rs",
+            "is_some_and(Round::went_over_relays)",
+            "is_some_and(|round| !FAULT && round.went_over_relays())",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "tunnel::tests::paths::a_handshake_over_a_relay_that_is_not_answered_is_told",
+        )],
+    },
+    Fault {
+        name: "members that relays lead to share one allowance",
+        edits: &[(
+            "node/proto/src/tunnel/admission.rs",
+            "if is_via(ip) => ip",
+            "if is_via(ip) && !FAULT => ip",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "tunnel::admission::tests::members_that_are_reached_over_relays_count_one_by_one",
+        )],
+    },
+    Fault {
+        name: "what comes before the word that a channel is open is dropped",
+        edits: &[(
+            "node/proto/src/relay/mod.rs",
+            "channels: pairs(relay)\n",
+            "channels: pairs(relay)\n                    .filter(|(_, state, _)| !FAULT || *state == PairState::Open)\n",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "relay::tests::a_way_is_open_once_both_ends_have_paired_and_goes_by_stream_until_udp_is_bound",
+        )],
+    },
+    Fault {
+        name: "who calls before it is known is forgotten",
+        edits: &[(
+            "node/proto/src/relay/mod.rs",
+            "relay.early.insert(peer);",
+            "if !FAULT {\n                relay.early.insert(peer);\n            }",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "relay::tests::only_who_may_be_talked_to_gets_a_channel",
+        )],
+    },
+    Fault {
+        name: "an answer that comes after the next bind is refused",
+        edits: &[(
+            "node/proto/src/relay/binding.rs",
+            "Some(bind.nonce) == self.nonce_before",
+            "!FAULT && Some(bind.nonce) == self.nonce_before",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "relay::tests::an_answer_may_come_after_the_next_bind",
+        )],
+    },
+    Fault {
+        name: "what a relay heard last is not told again",
+        edits: &[(
+            "node/proto/src/relay/binding.rs",
+            "self.next = now + AGAIN[0];",
+            "if !FAULT {\n                        self.next = now + AGAIN[0];\n                    }",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "relay::tests::of_several_addresses_the_relay_keeps_the_one_that_is_used",
+        )],
+    },
+    Fault {
         name: "a working relay is not left for a nearer one",
         edits: &[(
             "node/proto/src/path/address.rs",
