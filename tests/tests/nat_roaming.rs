@@ -103,6 +103,16 @@ fn home(
     Gateway::new(lab, name, &upstream, &[lan], behaviour, made)
 }
 
+/// A router that gives a node another port when it has forgotten the one of before.
+fn forgetful(lab: &mut Lab) -> Result<Gateway> {
+    let random = Behaviour {
+        ports: Ports::Random,
+        ..Behaviour::PORT_RESTRICTED
+    };
+    let user = Made::InUserSpace(Duration::from_secs(60));
+    home(lab, "home", 1, random, user)
+}
+
 #[test]
 fn traffic_flows_two_seconds_after_each_of_ten_moves() {
     run("nat-moves", |lab| {
@@ -145,13 +155,7 @@ fn traffic_flows_two_seconds_after_a_move_to_the_other_address_family() {
 #[test]
 fn traffic_flows_five_seconds_after_a_router_has_forgotten_everything() {
     run("nat-forgets", |lab| {
-        // It has another port afterwards.
-        let random = Behaviour {
-            ports: Ports::Random,
-            ..Behaviour::PORT_RESTRICTED
-        };
-        let user = Made::InUserSpace(Duration::from_secs(60));
-        let router = home(lab, "home", 1, random, user)?;
+        let router = forgetful(lab)?;
         let host = router.host(lab, "mover", 0)?;
         let Roaming { stays, mover, .. } = &Roaming::start(lab, &host, TWO)?;
         all_answer_soon(mover, stays, MOVES / 2, AFTER_IT_FORGOT, |_| {
@@ -163,12 +167,7 @@ fn traffic_flows_five_seconds_after_a_router_has_forgotten_everything() {
 #[test]
 fn traffic_flows_ten_seconds_after_a_router_was_off_for_fifteen() {
     run("nat-off", |lab| {
-        let random = Behaviour {
-            ports: Ports::Random,
-            ..Behaviour::PORT_RESTRICTED
-        };
-        let user = Made::InUserSpace(Duration::from_secs(60));
-        let router = home(lab, "home", 1, random, user)?;
+        let router = forgetful(lab)?;
         let host = router.host(lab, "mover", 0)?;
         let Roaming { stays, mover, .. } = &Roaming::start(lab, &host, TWO)?;
         all_answer_soon(mover, stays, OUTAGES, AFTER_AN_OUTAGE, |_| {
