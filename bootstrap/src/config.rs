@@ -32,6 +32,8 @@ pub struct Config {
     pub relay: Option<Limits>,
     /// Addresses that are never used, besides the overlay's own.
     pub filter: AddressFilter,
+    /// Streams of this wait from the beginning for the owner, who takes them by [`Handle::take_own`](crate::Handle::take_own).
+    pub own: Option<StreamProtocol>,
 }
 
 impl Config {
@@ -48,6 +50,7 @@ impl Config {
             advertise: Vec::new(),
             relay: Some(Limits::BOOTSTRAP),
             filter: AddressFilter::allow_all(),
+            own: None,
         }
     }
 }

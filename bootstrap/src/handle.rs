@@ -12,6 +12,7 @@ use kanpachi_transport::{
     quic::address::from_multiaddr,
     remotes::Remotes,
     resolve,
+    streams::IncomingStreams,
     swarm::{self, Options, listen, listen_addresses},
 };
 use libp2p::{Multiaddr, PeerId, Swarm, multiaddr::Protocol};
@@ -63,6 +64,7 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     ended: watch::Receiver<Option<Option<String>>>,
     server: Option<JoinHandle<()>>,
+    own: Option<IncomingStreams>,
     /// Reads the second socket of the reflector.
     _second: Option<Reader>,
 }
@@ -108,6 +110,8 @@ impl Bootstrap {
         let mut control = swarm.behaviour().streams.new_control();
         // Before anybody can connect, who would be told that there is no such thing.
         let streams = streams(&mirror, relay.clone(), &mut control);
+        let owners = config.own.clone();
+        let owners = owners.and_then(|own| control.accept(own).ok());
         let remotes = swarm.behaviour().remotes.remotes();
         listen_all(&mut swarm, &config, &socket)?;
 
@@ -151,6 +155,7 @@ impl Bootstrap {
             commands,
             ended,
             server: Some(server),
+            own: owners,
             _second: second,
         })
     }
@@ -281,6 +286,11 @@ impl Handle {
     #[must_use]
     pub fn external_addresses(&self) -> Vec<Multiaddr> {
         read(&self.shared.external)
+    }
+
+    /// The streams of [`Config::own`], once; `None` also if relay or mirror have that name.
+    pub const fn take_own(&mut self) -> Option<IncomingStreams> {
+        self.own.take()
     }
 
     /// Opens and accepts streams in the same swarm: how a coordinator serves on the same port.

@@ -497,7 +497,7 @@ async fn the_mirror_answers_on_its_stream() {
 
 /// Nodes that were there before it dial it all the time: whoever is told that it has no relay comes again seconds later.
 #[tokio::test]
-async fn who_connects_while_it_starts_finds_the_relay_and_the_mirror() {
+async fn who_connects_while_it_starts_finds_all_that_it_serves() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port();
     drop(free);
@@ -505,6 +505,7 @@ async fn who_connects_while_it_starts_finds_the_relay_and_the_mirror() {
         listen_ip: Some(Ipv4Addr::LOCALHOST.into()),
         listen: 0,
         listen_tcp: vec![port],
+        own: Some(StreamProtocol::new(wire::control::PROTOCOL)),
         ..Config::new(keypair_from_seed(&[1; 32]), ORG)
     };
     let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
@@ -526,14 +527,19 @@ async fn who_connects_while_it_starts_finds_the_relay_and_the_mirror() {
         let (early, peer) = connected.await;
         // Until the test is over.
         drop(background(early));
-        for name in [wire::relay::PROTOCOL, mirror::PROTOCOL] {
+        let (relay, coordinator) = (wire::relay::PROTOCOL, wire::control::PROTOCOL);
+        for name in [relay, mirror::PROTOCOL, coordinator] {
             let stream = control.open_stream(peer, StreamProtocol::new(name)).await;
             assert!(stream.is_ok(), "{name}: {stream:?}");
         }
     };
     let both = async { tokio::join!(opened, Bootstrap::start(config)) };
     let ((), handle) = tokio::time::timeout(DEADLINE, both).await.unwrap();
-    handle.unwrap().shutdown().await;
+    let mut handle = handle.unwrap();
+    let mut own = handle.take_own().unwrap();
+    let waiting = tokio::time::timeout(DEADLINE, own.next()).await.unwrap();
+    assert!(waiting.is_some() && handle.take_own().is_none());
+    handle.shutdown().await;
 }
 
 #[tokio::test]

@@ -14,20 +14,22 @@ use kanpachi_common::{
     NetworkId, NodeId, Prefix,
     invite::Invite,
     org::{Address, Server},
-    wire::mirror::{MirrorReply, MirrorRequest},
+    wire::{
+        control,
+        mirror::{MirrorReply, MirrorRequest},
+    },
 };
 use kanpachi_coordinator::{
     addresses::{self, Advertise},
     clock,
     org::{OrgError, Organisation, RecoveryPhrase},
     recover,
-    service::{
-        InviteOptions, Mirror as CoordinatorMirror, MirrorError, Servers, Service, Setup, incoming,
-    },
+    service::{InviteOptions, Mirror as CoordinatorMirror, MirrorError, Servers, Service, Setup},
     store::{Store, StoreError, sqlite::Database},
 };
 use kanpachi_proto::portmap::{Protocol, Wanted};
 use kanpachi_transport::keypair_from_seed;
+use libp2p::StreamProtocol;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -350,9 +352,11 @@ async fn serve(options: &HostOptions, progress: &dyn Progress) -> anyhow::Result
     let tcp: Vec<u16> = std::iter::once(port)
         .chain(options.listen_tcp.iter().copied())
         .collect();
-    let bootstrap = bootstrap(options, &org, &dir, port, &tcp).await?;
-    let nodes =
-        incoming(&mut bootstrap.stream_control()).context("cannot start the coordinator")?;
+    let mut bootstrap = bootstrap(options, &org, &dir, port, &tcp).await?;
+    // Nodes that come from here on wait for the coordinator.
+    let nodes = bootstrap
+        .take_own()
+        .context("cannot start the coordinator")?;
     let forwarded = forward(options, &org.overlay(), port).await;
     let state = forwarded.as_ref().map(|f| f.mapper.state.clone());
     let find = find_servers(options, &org, port, tcp, state);
@@ -459,6 +463,7 @@ async fn bootstrap(
         ..Limits::BOOTSTRAP
     };
     config.relay = options.relay.then(limits);
+    config.own = Some(StreamProtocol::new(control::PROTOCOL));
     config.advertise = options
         .advertise
         .iter()

@@ -5,6 +5,7 @@ mod command;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    convert::Infallible,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -93,6 +94,13 @@ pub(super) struct Parts<W> {
     pub(super) network: Option<watch::Receiver<bool>>,
 }
 
+/// An open stream to a relay.
+struct RelayStream {
+    messages: mpsc::Sender<Box<RelayMessage>>,
+    datagrams: mpsc::Sender<Streamed>,
+    _held: oneshot::Sender<Infallible>,
+}
+
 /// The thread.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -146,7 +154,7 @@ struct Engine<W> {
     events: mpsc::Sender<Event>,
     relays: Relays,
     /// Where messages and datagrams for each relay with a stream go.
-    streams: HashMap<NodeId, (mpsc::Sender<Box<RelayMessage>>, mpsc::Sender<Streamed>)>,
+    streams: HashMap<NodeId, RelayStream>,
     parking: Parking,
     pings: HashMap<u64, (Instant, oneshot::Sender<Pong>)>,
     next_ping: u64,
@@ -362,10 +370,17 @@ impl<W: PacketWriter + 'static> Engine<W> {
             FromRelay::Open {
                 messages,
                 datagrams,
+                held,
             } => {
-                self.streams.insert(relay, (messages, datagrams));
+                let stream = RelayStream {
+                    messages,
+                    datagrams,
+                    _held: held,
+                };
+                self.streams.insert(relay, stream);
                 self.relays.handle_stream(relay, now);
             }
+            FromRelay::Alive => self.relays.handle_data(relay, now),
             FromRelay::Said(message) => self.relays.handle_message(relay, *message, now),
             FromRelay::Closed => {
                 self.streams.remove(&relay);
@@ -509,7 +524,7 @@ impl<W: PacketWriter + 'static> Engine<W> {
         let full = self
             .streams
             .get(&relay)
-            .is_some_and(|(messages, _)| messages.try_send(message).is_err());
+            .is_some_and(|stream| stream.messages.try_send(message).is_err());
         if full {
             // What is not said would be waited for. The stream is opened again, and all is said anew.
             tracing::debug!(%relay, "the relay does not read");
@@ -520,7 +535,7 @@ impl<W: PacketWriter + 'static> Engine<W> {
 
     fn publish_relays(&self) {
         let streams = self.streams.iter();
-        let streams = streams.map(|(relay, (_, datagrams))| (*relay, datagrams.clone()));
+        let streams = streams.map(|(relay, stream)| (*relay, stream.datagrams.clone()));
         let table = RelayTable::new(&self.relays.table(), &streams.collect());
         self.parts.dataplane.set_relays(table);
     }

@@ -16,7 +16,10 @@ use kanpachi_common::{
 use kanpachi_transport::peer_id;
 use kanpachi_transport::streams::Stream;
 use libp2p::StreamProtocol;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::{
     core::NativeWriter,
@@ -35,6 +38,8 @@ const MESSAGES: usize = 2048;
 /// Data that has waited for longer is worth less than what comes behind it.
 const STALE: Duration = Duration::from_millis(200);
 const CHUNK: usize = 32 * 1024;
+/// That data comes on the stream is told no more often than this.
+const ALIVE_EVERY: Duration = Duration::from_secs(1);
 /// What a relay says is heard this often, and so much at once: a channel to each of some thousand peers.
 const HEARD_EVERY: Duration = Duration::from_millis(5);
 const HEARD_AT_ONCE: u32 = 4096;
@@ -67,8 +72,7 @@ impl Link {
                             tracing::debug!(relay = %self.relay, %error, "the stream to a relay broke");
                         }
                     }
-                    let closed = Command::RelayStream(self.relay, FromRelay::Closed);
-                    self.engine.send(closed).await;
+                    self.tell(FromRelay::Closed).await;
                 }
                 Ok(Err(error)) => tracing::debug!(relay = %self.relay, %error, "no relay"),
                 Err(_) => tracing::debug!(relay = %self.relay, "the relay does not answer"),
@@ -78,21 +82,28 @@ impl Link {
         }
     }
 
+    async fn tell(&mut self, news: FromRelay) {
+        let command = Command::RelayStream(self.relay, news);
+        self.engine.send(command).await;
+    }
+
     /// Until the stream ends. Notes whether the relay took it: has opened a session, and not refused it later.
     async fn converse(&mut self, stream: Stream, taken: &mut bool) -> io::Result<&'static str> {
         let (messages, messages_rx) = mpsc::channel(MESSAGES);
         let (datagrams, datagrams_rx) = mpsc::channel(STREAM_QUEUE);
-        let open = FromRelay::Open {
+        // A writer that waits for the relay does not see that nobody writes any more.
+        let (held, dropped) = oneshot::channel();
+        self.tell(FromRelay::Open {
             messages,
             datagrams,
-        };
-        self.engine
-            .send(Command::RelayStream(self.relay, open))
-            .await;
+            held,
+        })
+        .await;
         let (reader, writer) = stream.split();
         tokio::select! {
             ended = write(writer, messages_rx, datagrams_rx) => ended,
             ended = self.read(reader, taken) => ended,
+            _ = dropped => Ok("not wanted any more"),
         }
     }
 
@@ -103,12 +114,15 @@ impl Link {
     ) -> io::Result<&'static str> {
         let mut frames = FrameReader::new(relay::MAX);
         let mut pace = Pace::new(Instant::now());
+        let mut alive = Instant::now();
         let mut chunk = vec![0; CHUNK];
         loop {
+            let mut data = false;
             while let Some(mut frame) = frames.next_frame().map_err(io::Error::other)? {
                 if let Some(channel) = data_channel(&frame) {
                     let (relay, inbound) = (self.relay, &mut self.inbound);
                     inbound.handle_streamed(&relay, channel, &mut frame.body);
+                    data = true;
                     continue;
                 }
                 let message = RelayMessage::from_frame(&frame).map_err(io::Error::other)?;
@@ -122,10 +136,11 @@ impl Link {
                 }
                 // The stream waits with it: a relay that floods this node is slow, for its own part only.
                 pace.keep().await;
-                let said = FromRelay::Said(Box::new(message));
-                self.engine
-                    .send(Command::RelayStream(self.relay, said))
-                    .await;
+                self.tell(FromRelay::Said(Box::new(message))).await;
+            }
+            if data && alive.elapsed() >= ALIVE_EVERY {
+                alive = Instant::now();
+                self.tell(FromRelay::Alive).await;
             }
             match stream.read(&mut chunk).await? {
                 0 => return Ok("closed by the relay"),

@@ -192,8 +192,11 @@ impl Binding {
                     self.next = now + AGAIN[0];
                     return Some(self.answer(kept));
                 }
-                self.unanswered = 0;
-                self.next = beat.map_or(now + KEEP, |beat| next_beat(beat, now));
+                // What is on its way may tell of another place.
+                if bind.nonce == self.nonce {
+                    self.unanswered = 0;
+                    self.next = beat.map_or(now + KEEP, |beat| next_beat(beat, now));
+                }
                 Some(None)
             }
         }

@@ -41,11 +41,16 @@ use crate::{
 pub const MAX_RELAYS: usize = 4;
 /// A channel that was refused is asked for again after this: the relay may have heard of a membership since.
 const REFUSED_AGAIN: Duration = Duration::from_secs(10);
-/// A relay that does not answer on its stream for so long is not there at the other end any more.
-const ANSWER: Duration = Duration::from_secs(5);
+/// Where a relay says nothing on its stream for so long, though it was asked for something, the stream is opened anew. One that is
+/// slow has longer: twice as long after each time, or twice as long as it took last.
+const ANSWER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// And so many times that while UDP carries the data: a new stream ends the session that does.
+const BOUND_PATIENCE: u32 = 3;
+/// A relay is asked no more often than this whether it is there.
+const DOUBT_EVERY: Duration = Duration::from_secs(2);
 
 /// Who wants a channel is remembered of so many who are not known, of each relay.
-const MAX_EARLY: usize = 64;
+const MAX_EARLY: usize = 256;
 
 /// A relay and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,9 +132,33 @@ struct Relay {
     outdated: bool,
     /// It was asked for something then, and did not answer since.
     asked: Option<Instant>,
+    /// How long it is waited for.
+    patience: Duration,
+    /// It was asked whether it is there.
+    doubted: Option<Instant>,
     /// Who wants a channel to this node and is not known here yet: a roster may come later than this.
     early: BTreeSet<NodeId>,
     session: Option<Session>,
+}
+
+impl Relay {
+    /// It has said something. What it needed for that it may need again.
+    fn answered(&mut self, now: Instant) {
+        if let Some(asked) = self.asked.take() {
+            let took = now.saturating_duration_since(asked);
+            self.patience = (took * 2).clamp(ANSWER.0, ANSWER.1);
+        }
+    }
+
+    /// When it should have answered what it was asked.
+    fn owes_since(&self) -> Option<Instant> {
+        let carried = self
+            .session
+            .as_ref()
+            .is_some_and(|s| s.binding.bound().is_some());
+        let times = if carried { BOUND_PATIENCE } else { 1 };
+        self.asked.map(|at| at + self.patience * times)
+    }
 }
 
 /// See the module.
@@ -211,6 +240,8 @@ impl Relays {
                 stream: false,
                 outdated: false,
                 asked: None,
+                patience: ANSWER.0,
+                doubted: None,
                 early: BTreeSet::new(),
                 session: None,
             };
@@ -318,7 +349,7 @@ impl Relays {
     /// A relay says something on its stream.
     pub fn handle_message(&mut self, node: NodeId, message: RelayMessage, now: Instant) {
         if let Some(relay) = self.relays.get_mut(&node) {
-            relay.asked = None;
+            relay.answered(now);
         }
         match message {
             RelayMessage::Opened(opened) => self.handle_opened(node, &opened, now),
@@ -331,6 +362,13 @@ impl Relays {
                 self.changed();
             }
             _ => {}
+        }
+    }
+
+    /// Data comes on the stream of a relay. What it owes may be behind more of that.
+    pub fn handle_data(&mut self, node: NodeId, now: Instant) {
+        if let Some(relay) = self.relays.get_mut(&node) {
+            relay.asked = relay.asked.map(|_| now);
         }
     }
 
@@ -355,8 +393,9 @@ impl Relays {
 
     fn handle_wanted(&mut self, node: NodeId, peer: NodeId, now: Instant) {
         if self.peers.contains_key(&peer) {
-            self.pair(node, peer, now);
-            self.changed();
+            if self.pair(node, peer, now) {
+                self.changed();
+            }
         } else if let Some(relay) = self.relays.get_mut(&node)
             && relay.early.len() < MAX_EARLY
         {
@@ -406,7 +445,9 @@ impl Relays {
                 continue;
             };
             session.binding.doubt(now);
-            if session.binding.bound().is_none() && relay.stream && relay.asked.is_none() {
+            let lately = relay.doubted.is_some_and(|at| now < at + DOUBT_EVERY);
+            if session.binding.bound().is_none() && relay.stream && !lately {
+                relay.doubted = Some(now);
                 let pair = session.pairs.iter().next();
                 by_stream.extend(pair.map(|(peer, pair)| (*node, *peer, pair.channel)));
             }
@@ -432,8 +473,10 @@ impl Relays {
         let mut silent = Vec::new();
         let mut changed = false;
         for (node, relay) in &mut self.relays {
-            let owes = relay.asked.is_some_and(|at| now >= at + ANSWER);
-            silent.extend(owes.then_some(*node));
+            if relay.owes_since().is_some_and(|at| now >= at) {
+                relay.patience = (relay.patience * 2).min(ANSWER.1);
+                silent.push(*node);
+            }
             changed |= relay.session.take_if(|s| now >= s.ends_at).is_some();
             let Some(session) = &mut relay.session else {
                 continue;
@@ -486,8 +529,8 @@ impl Relays {
                     .flatten()
                     .fold(session.ends_at, Instant::min)
             });
-            let answer = relay.asked.map(|at| at + ANSWER);
-            [of_session, answer].into_iter().flatten().min()
+            let times = [of_session, relay.owes_since()];
+            times.into_iter().flatten().min()
         };
         self.relays.values().filter_map(due).min()
     }
@@ -551,21 +594,22 @@ impl Relays {
         }
     }
 
-    fn pair(&mut self, node: NodeId, peer: NodeId, now: Instant) {
+    /// Asks for a channel unless there is one; returns whether it was asked.
+    fn pair(&mut self, node: NodeId, peer: NodeId, now: Instant) -> bool {
         // A peer that relays is reached without its own help.
         let relay = self
             .relays
             .get_mut(&node)
             .filter(|r| r.stream && node != peer);
         let Some(session) = relay.and_then(|r| r.session.as_mut()) else {
-            return;
+            return false;
         };
         if session.pairs.contains_key(&peer) {
-            return;
+            return false;
         }
         let used: BTreeSet<u16> = session.pairs.values().map(|p| p.channel).collect();
         let Some(channel) = (1..=MAX_CHANNELS).find(|c| !used.contains(c)) else {
-            return;
+            return false;
         };
         self.pairs = self.pairs.wrapping_add(1);
         let pair = Pair {
@@ -576,6 +620,7 @@ impl Relays {
         };
         session.pairs.insert(peer, pair);
         self.say_pair(node, peer, channel, now);
+        true
     }
 
     fn unpair(&mut self, peer: &NodeId) {

@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use crate::path::via::is_via;
+use crate::path::Via;
 
 /// Inits that one source may send per second, and at once.
 const PER_SOURCE: u32 = 20;
@@ -139,29 +139,41 @@ impl Admission {
     }
 }
 
-/// IPv4 addresses count one by one, and so do members that are reached over relays, one from the other. IPv6 addresses
-/// count by /64.
+/// The members that one relay leads to are so many sources.
+const OF_ONE_RELAY: u32 = 8;
+
+/// IPv4 addresses count one by one, IPv6 addresses by /64. Members that are reached over one relay count as a few: not as one,
+/// which would make them wait for each other, and not one by one, since the relay says who they are.
 pub(crate) fn source(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(_) if is_via(ip) => ip,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
+    match (ip, Via::of((ip, 1).into())) {
+        (_, Some(Via::Relay { relay, pair, .. })) => {
+            let (pair, channel) = (pair % OF_ONE_RELAY, 1);
+            let group = Via::Relay {
+                relay,
+                pair,
+                channel,
+            };
+            group.addr().ip()
+        }
+        (IpAddr::V4(_), _) => ip,
+        (IpAddr::V6(v6), _) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::path::Via;
 
     fn v4(n: u32) -> IpAddr {
         IpAddr::V4(n.into())
     }
 
     #[test]
-    fn members_that_are_reached_over_relays_count_one_by_one() {
-        let over_relay = |pair| {
-            let (relay, channel) = (1, 7);
+    fn members_that_are_reached_over_one_relay_count_as_a_few() {
+        let over_relay = |relay, pair| {
+            let channel = 7;
             let via = Via::Relay {
                 relay,
                 pair,
@@ -169,7 +181,11 @@ mod tests {
             };
             source(via.addr().ip())
         };
-        assert_ne!(over_relay(1), over_relay(2));
+        let one: BTreeSet<IpAddr> = (0..1000).map(|pair| over_relay(1, pair)).collect();
+        assert_eq!(one.len(), OF_ONE_RELAY as usize);
+        assert!(!one.contains(&over_relay(2, 1)));
+        let socket = |socket| Via::Socket { socket, attempt: 3 }.addr().ip();
+        assert_eq!(source(socket(1)), source(socket(2)));
         let in_one = |text: &str| source(text.parse().unwrap());
         assert_eq!(in_one("2001:db8::1"), in_one("2001:db8::2"));
     }

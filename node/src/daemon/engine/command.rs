@@ -1,6 +1,6 @@
 //! What the engine is told, and what it answers to a ping.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use kanpachi_common::{
     NetworkId, NodeId, OrgId, Signed, nat::NatBehaviour, org::Manifest, roster::Proof,
@@ -58,7 +58,11 @@ pub(in crate::daemon) enum FromRelay {
     Open {
         messages: mpsc::Sender<Box<RelayMessage>>,
         datagrams: mpsc::Sender<Streamed>,
+        /// The stream is given up when this is dropped.
+        held: oneshot::Sender<Infallible>,
     },
+    /// Data comes.
+    Alive,
     /// The relay says something.
     Said(Box<RelayMessage>),
     /// It is gone.

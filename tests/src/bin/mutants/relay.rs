@@ -51,7 +51,7 @@ pub(crate) const FAULTS: &[Fault] = &[
         finders: &[Finder {
             package: "bootstrap",
             program: "serve",
-            test: "who_connects_while_it_starts_finds_the_relay_and_the_mirror",
+            test: "who_connects_while_it_starts_finds_all_that_it_serves",
         }],
     },
     Fault {
@@ -70,8 +70,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "a relay that does not answer is waited for",
         edits: &[(
             "node/proto/src/relay/mod.rs",
-            "silent.extend(owes.then_some(*node));",
-            "silent.extend((owes && !FAULT).then_some(*node));",
+            "if relay.owes_since().is_some_and(|at| now >= at) {",
+            "if relay.owes_since().is_some_and(|at| now >= at && !FAULT) {",
         )],
         finders: &[
             lib(
@@ -100,24 +100,36 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "members that relays lead to share one allowance",
         edits: &[(
             "node/proto/src/tunnel/admission.rs",
-            "if is_via(ip) => ip",
-            "if is_via(ip) && !FAULT => ip",
+            "pair % OF_ONE_RELAY,",
+            "pair % if FAULT { 1 } else { OF_ONE_RELAY },",
         )],
         finders: &[lib(
             "node/proto",
-            "tunnel::admission::tests::members_that_are_reached_over_relays_count_one_by_one",
+            "tunnel::admission::tests::members_that_are_reached_over_one_relay_count_as_a_few",
         )],
     },
     Fault {
         name: "what comes before the word that a channel is open is dropped",
         edits: &[(
             "node/proto/src/relay/mod.rs",
-            "channels: pairs(relay)\n",
-            "channels: pairs(relay)\n                    .filter(|(_, state, _)| !FAULT || *state == PairState::Open)\n",
+            "channels: pairs(relay).map(",
+            "channels: pairs(relay).filter(|(_, state, _)| !FAULT || *state == PairState::Open).map(",
         )],
         finders: &[lib(
             "node/proto",
             "relay::tests::a_way_is_open_once_both_ends_have_paired_and_goes_by_stream_until_udp_is_bound",
+        )],
+    },
+    Fault {
+        name: "a slow relay has no more time than others",
+        edits: &[(
+            "node/proto/src/relay/mod.rs",
+            "relay.patience = (relay.patience * 2).min(ANSWER.1);",
+            "relay.patience = if FAULT { ANSWER.0 } else { (relay.patience * 2).min(ANSWER.1) };",
+        )],
+        finders: &[lib(
+            "node/proto",
+            "relay::tests::a_slow_relay_has_more_time",
         )],
     },
     Fault {
