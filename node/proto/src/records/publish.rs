@@ -19,9 +19,9 @@ use super::{Action, Group, Now, lookup::Query};
 pub(super) const REPUBLISH: Duration = Duration::from_secs(600);
 pub(super) const MAX_REPUBLISH: Duration = Duration::from_secs(MAX_TTL as u64 / 2);
 /// Servers that have such a record already are given it again one by one, so far apart where there is one network: each is a
-/// connection for nothing else. Twenty have it within 50 minutes; where the next round is sooner, those that were left out come
+/// connection for nothing else. Twenty have it within 67 minutes; where the next round is sooner, those that were left out come
 /// first then.
-pub(super) const PACE: Duration = Duration::from_secs(150);
+pub(super) const PACE: Duration = Duration::from_secs(200);
 /// With more networks, which may have other servers, it is faster, up to so many times.
 const MAX_PACE: u32 = 4;
 /// A round that comes so long after the last one, as after a sleep, is to reach all before they have nothing any more: half of a

@@ -149,8 +149,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "a round that overlaps another leaves servers out",
         edits: &[(
             "node/src/daemon/swarm/trickle.rs",
-            "Some((round.lacks(&server)?, place, server))",
-            "Some((round.lacks(&server)?.filter(|_| !FAULT), place, server))",
+            "Some((round.lacks(&server)?, lot(key, &server), server))",
+            "Some((round.lacks(&server)?.filter(|_| !FAULT), lot(key, &server), server))",
         )],
         finders: &[lib(
             "node",
@@ -162,7 +162,7 @@ pub(crate) const FAULTS: &[Fault] = &[
         edits: &[(
             "node/src/daemon/swarm/trickle.rs",
             "let (_, _, server) = turns.min()?;",
-            "let turns = turns.map(|(at, place, server)| (at, if FAULT { 0 } else { place }, server));
+            "let turns = turns.map(|(at, lot, server)| (at, if FAULT { 0 } else { lot }, server));
         let (_, _, server) = turns.min()?;",
         )],
         finders: &[lib(
