@@ -6,7 +6,7 @@ use kanpachi_common::{
     OrgId,
     record::{MAX_OUTER, shelf},
 };
-use kanpachi_transport::{Selective, node_id, remotes};
+use kanpachi_transport::{Selective, node_id, pings, remotes};
 use libp2p::{
     Multiaddr, PeerId, connection_limits,
     connection_limits::ConnectionLimits,
@@ -16,7 +16,7 @@ use libp2p::{
         self, StoreInserts,
         store::{MemoryStore, MemoryStoreConfig},
     },
-    ping, relay,
+    relay,
     swarm::NetworkBehaviour,
 };
 
@@ -38,7 +38,7 @@ const MAX_CONNECTIONS_PER_PEER: u32 = 8;
 const MAX_PENDING: u32 = 256;
 /// Time between two exchanges of addresses with a peer that nothing new is heard of; news is told at once.
 const IDENTIFY_INTERVAL: Duration = Duration::from_secs(6 * 60 * 60);
-/// Peers without traffic are asked whether they are there; NATs forget a TCP connection after some minutes.
+/// On TCP connections, which NATs forget after some minutes.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Members with a reservation at once.
@@ -67,7 +67,7 @@ pub(crate) struct Behaviour {
     // For members: a stranger could ask it where everybody is.
     pub(crate) kad: Selective<kad::Behaviour<MemoryStore>>,
     pub(crate) relay: relay::Behaviour,
-    ping: ping::Behaviour,
+    pings: pings::Behaviour,
     pub(crate) streams: kanpachi_transport::streams::Behaviour,
 }
 
@@ -95,7 +95,7 @@ impl Behaviour {
             ),
             kad: Selective::new(kad(peer, org), members_only(mirror)),
             relay,
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
+            pings: pings::Behaviour::new(PING_INTERVAL),
             streams: kanpachi_transport::streams::Behaviour::new(),
         }
     }

@@ -25,6 +25,7 @@ mod gso;
 pub mod identity;
 mod linger;
 pub mod observed;
+pub mod pings;
 pub mod pinned;
 pub mod priority;
 mod proxy;

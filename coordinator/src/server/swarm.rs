@@ -5,7 +5,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use futures::StreamExt as _;
 use kanpachi_common::{Prefix, org::Server};
 use kanpachi_transport::{
-    AddressFilter, DatagramHandler, Reader, SharedSocket, peer_id, reflect, remotes, resolve,
+    AddressFilter, DatagramHandler, Reader, SharedSocket, peer_id, pings, reflect, remotes,
+    resolve,
     swarm::{self, Options, listen, listen_addresses, shutdown},
 };
 use libp2p::{
@@ -14,7 +15,6 @@ use libp2p::{
     identify,
     identity::Keypair,
     multiaddr::Protocol,
-    ping,
     swarm::{NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
 };
 use tokio::sync::mpsc;
@@ -32,7 +32,7 @@ const MAX_CONNECTIONS_PER_PEER: u32 = 8;
 const MAX_PENDING: u32 = 256;
 /// Time between two exchanges of addresses with a peer that nothing new is heard of; news is told at once.
 const IDENTIFY_INTERVAL: Duration = Duration::from_secs(6 * 60 * 60);
-/// NATs forget a TCP connection after some minutes.
+/// On TCP connections, which NATs forget after some minutes.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// How often bootstraps that are not connected are dialled.
 const REDIAL: Duration = Duration::from_secs(10);
@@ -43,7 +43,7 @@ pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
     remotes: remotes::Behaviour,
     identify: identify::Behaviour,
-    ping: ping::Behaviour,
+    pings: pings::Behaviour,
     streams: kanpachi_transport::streams::Behaviour,
 }
 
@@ -189,7 +189,7 @@ fn behaviour(keypair: &Keypair) -> Behaviour {
                 .with_agent_version(agent.to_owned())
                 .with_interval(IDENTIFY_INTERVAL),
         ),
-        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
+        pings: pings::Behaviour::new(PING_INTERVAL),
         streams: kanpachi_transport::streams::Behaviour::new(),
     }
 }

@@ -18,7 +18,7 @@ use kanpachi_common::{
     record::{MAX_OUTER, MAX_TTL},
     wire::control,
 };
-use kanpachi_transport::{Gated, RelayClient, observed, pinned};
+use kanpachi_transport::{Gated, RelayClient, observed, pings, pinned};
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
     allow_block_list::{self, BlockedPeers},
@@ -30,7 +30,7 @@ use libp2p::{
         self,
         store::{MemoryStore, MemoryStoreConfig},
     },
-    mdns, ping, relay,
+    mdns, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
@@ -63,7 +63,7 @@ const BURST_INTERVAL: Duration = Duration::from_secs(2);
 /// Time between two exchanges of addresses with a peer that nothing new is heard of. News is told at once; an exchange
 /// is a stream in each direction, with everybody who is connected.
 const IDENTIFY: Duration = Duration::from_secs(6 * 60 * 60);
-/// What matters has liveness of its own: sessions with coordinators, streams to relays, tunnels. This is for others.
+/// On TCP connections. What matters has liveness of its own: sessions with coordinators, streams to relays, tunnels.
 const PING: Duration = Duration::from_secs(60 * 60);
 /// How often the LAN is asked who is there, after the first minutes, and how long an answer is remembered. Who comes
 /// asks by itself.
@@ -87,7 +87,7 @@ pub(super) struct Behaviour {
     pub(super) shunned: allow_block_list::Behaviour<BlockedPeers>,
     pub(super) identify: identify::Behaviour,
     pub(super) observed: observed::Behaviour,
-    ping: ping::Behaviour,
+    pings: pings::Behaviour,
     pub(super) for_known: Gated<ForKnown>,
     // Behind that: anybody on the LAN may announce a member, and what the routing table has is dialled first.
     mdns: Toggle<mdns::tokio::Behaviour>,
@@ -148,7 +148,7 @@ impl Behaviour {
             shunned: allow_block_list::Behaviour::default(),
             identify: identify::Behaviour::new(identify),
             observed: observed::Behaviour::default(),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING)),
+            pings: pings::Behaviour::new(PING),
             for_known: Gated::new(for_known, MAX_STRANGERS),
             mdns: mdns.into(),
             streams: kanpachi_transport::streams::Behaviour::new(),
