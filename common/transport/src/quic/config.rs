@@ -84,6 +84,9 @@ fn transport() -> quinn::TransportConfig {
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(quinn::VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
         .initial_rtt(INITIAL_RTT)
+        // Looking for the path's MTU is a dozen packets on each connection, there and back, and again every ten minutes. 1200 bytes
+        // go through everywhere, and what there is of bulk data does not take QUIC, or only until a better way is there.
+        .mtu_discovery_config(None)
         .allow_spin(false)
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(CONNECTION_WINDOW.into());
