@@ -160,6 +160,12 @@ impl DialBudget {
         out
     }
 
+    /// Where a member has answered last.
+    #[must_use]
+    pub fn last_met(&self, peer: &PeerId) -> Option<SocketAddr> {
+        self.peers().members.get(peer)?.met.front().copied()
+    }
+
     /// A member was met at these addresses: its tunnel was up there.
     pub fn note_met(&self, peer: &PeerId, at: &[SocketAddr]) {
         let mut peers = self.peers();

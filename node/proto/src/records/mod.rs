@@ -41,6 +41,7 @@ use self::{
 };
 pub use hold::Kept;
 pub use lookup::Query;
+pub use publish::{MAX_REPUBLISH, PACE};
 
 /// What this node stores for others: at most 8 MiB, and of one bearer what it needs in some dozen networks.
 const SHELF: Limits = Limits {

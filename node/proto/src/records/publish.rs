@@ -17,13 +17,14 @@ use super::{Action, Group, Now, lookup::Query};
 /// Without any change a record goes out again after this, and after twice as long each time, up to half of the time that
 /// it lives.
 pub(super) const REPUBLISH: Duration = Duration::from_secs(600);
-pub(super) const MAX_REPUBLISH: Duration = Duration::from_secs(MAX_TTL as u64 / 2);
+/// See [`REPUBLISH`].
+pub const MAX_REPUBLISH: Duration = Duration::from_secs(MAX_TTL as u64 / 2);
 /// Servers that have such a record already are given it again one by one, so far apart where there is one network: each is a
-/// connection for nothing else. Twenty have it within 67 minutes; where the next round is sooner, those that were left out come
-/// first then.
-pub(super) const PACE: Duration = Duration::from_secs(200);
+/// connection for nothing else. Twenty have it within 100 minutes, and each keeps it for two hours from then on. Those that a round
+/// did not come to are the first of the next.
+pub const PACE: Duration = Duration::from_secs(300);
 /// With more networks, which may have other servers, it is faster, up to so many times.
-const MAX_PACE: u32 = 4;
+const MAX_PACE: u32 = 8;
 /// A round that comes so long after the last one, as after a sleep, is to reach all before they have nothing any more: half of a
 /// record's life, and some time for what was late.
 const HELD: Duration = Duration::from_secs(MAX_REPUBLISH.as_secs() + 900);

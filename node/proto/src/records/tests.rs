@@ -11,7 +11,7 @@ use kanpachi_common::{
 
 use super::{
     lookup::{HEAD_START, PATIENCE},
-    publish::{GAP, REPUBLISH},
+    publish::{GAP, MAX_REPUBLISH, REPUBLISH},
     *,
 };
 
@@ -314,7 +314,7 @@ fn changes_go_out_soon_but_not_in_a_storm_and_the_timer_does_the_rest() {
     assert_eq!(newest.record.candidates, at(5099));
     let quiet = published_after(&mut alice, &mut dht, Duration::from_secs(6 * 3600));
     let pauses: Vec<u64> = quiet.windows(2).map(|two| two[1] - two[0]).collect();
-    let (first, longest) = (REPUBLISH.as_secs(), u64::from(MAX_TTL) / 2);
+    let (first, longest) = (REPUBLISH.as_secs(), MAX_REPUBLISH.as_secs());
     // Each a little early, and within a step.
     for (pause, full) in pauses.iter().zip([2 * first, 4 * first, longest, longest]) {
         let fits = (full * 3 / 4..=full + STEP).contains(pause);

@@ -75,6 +75,9 @@ impl Core {
         let (wall, book) = (self.wall(), &mut self.state.book);
         book.note(peer, Origin::Tunnel, [plain(endpoint)], wall);
         self.remember(&peer, &[endpoint]);
+        if let Some(session) = &self.state.session {
+            session.swarm.note_met(peer, endpoint);
+        }
     }
 
     /// A peer knows a newer roster than the one here: it is asked for it, and the coordinator will have it too.

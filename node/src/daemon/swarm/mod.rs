@@ -29,7 +29,7 @@ use kanpachi_common::{
 };
 use kanpachi_proto::{login::Attempt, records as records_core};
 use kanpachi_transport::{
-    AddressFilter, DialBudget, Proxy, SharedSocket, keypair_from_seed, swarm as stack,
+    AddressFilter, DialBudget, Proxy, SharedSocket, keypair_from_seed, peer_id, swarm as stack,
 };
 use libp2p::{
     Multiaddr, PeerId, Swarm, identify, mdns, relay,
@@ -155,6 +155,7 @@ pub(super) enum Event {
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
     commands: mpsc::Sender<Command>,
+    budget: DialBudget,
 }
 
 impl Handle {
@@ -162,6 +163,11 @@ impl Handle {
     pub(super) async fn send(&self, command: Command) {
         // The task ends with the daemon; what is said after that has no addressee.
         let _ = self.commands.send(command).await;
+    }
+
+    /// A tunnel to a member is up there.
+    pub(super) fn note_met(&self, node: NodeId, at: SocketAddr) {
+        self.budget.note_met(&peer_id(node), &[at]);
     }
 }
 
@@ -235,10 +241,14 @@ pub(super) fn start(
         asks: HashMap::new(),
         asked: 0,
         on_lan: Sightings::default(),
-        budget: dials,
+        budget: dials.clone(),
     };
     let running = tokio::spawn(task.run(command_rx, stop));
-    Ok((Handle { commands }, event_rx, running))
+    let handle = Handle {
+        commands,
+        budget: dials,
+    };
+    Ok((handle, event_rx, running))
 }
 
 /// A delayed step of the task's own.
@@ -442,6 +452,7 @@ impl Task {
                 self.note_connection(peer_id, connection_id, &endpoint);
                 self.ask_connected(&peer_id);
                 self.handle_connection(peer_id, connection_id);
+                self.handle_called(connection_id, true);
             }
             SwarmEvent::OutgoingConnectionError {
                 connection_id,
@@ -449,7 +460,8 @@ impl Task {
                 peer_id,
             } => {
                 self.note_dial_failure(connection_id);
-                if let Some(peer) = peer_id {
+                let again = self.handle_called(connection_id, false);
+                if let Some(peer) = peer_id.filter(|_| !again) {
                     self.note_ask_failure(&peer, connection_id);
                 }
                 if let Some(attempt) = self.dials.remove(&connection_id) {

@@ -187,6 +187,12 @@ impl Trickle {
         came
     }
 
+    /// Is this what its round has to give, still?
+    pub(super) fn is_newest(&self, given: &Given) -> bool {
+        let round = self.rounds.get(&given.record.key);
+        round.is_some_and(|round| round.number == given.number)
+    }
+
     /// Nothing is under other keys any more.
     pub(super) fn keep_only(&mut self, keys: &[RecordKey]) {
         self.rounds.retain(|key, _| keys.contains(key));
@@ -245,9 +251,10 @@ impl Trickle {
 mod tests {
     use std::collections::BTreeSet;
 
+    use kanpachi_proto::records::{MAX_REPUBLISH, PACE};
+
     use super::*;
 
-    const PACE: Duration = Duration::from_secs(150);
     const LIFE: Duration = Duration::from_secs(7200);
 
     /// The kernel's time is behind, as after a sleep: nothing goes by it.
@@ -327,6 +334,29 @@ mod tests {
             }
             let longest = last.values().map(|at| now - *at).max().unwrap();
             assert!(longest <= PACE * 16, "{longest:?}");
+        }
+    }
+
+    #[test]
+    fn twenty_servers_have_the_record_all_the_time() {
+        let servers = servers(20);
+        let mut trickle = Trickle::default();
+        let mut now = Instant::now();
+        round(&mut trickle, &record(1, 0, now), &servers, &servers, now);
+        let mut until: HashMap<PeerId, Instant> =
+            servers.iter().map(|s| (*s, now + LIFE)).collect();
+        let turns = MAX_REPUBLISH.as_secs() / PACE.as_secs();
+        for number in 1..60 {
+            round(&mut trickle, &record(1, number, now), &[], &[], now);
+            for _ in 0..turns {
+                now += PACE;
+                let late = now + Duration::from_secs(60);
+                assert!(until.values().all(|end| late <= *end), "{number}");
+                let (server, given) = trickle.next(|_| servers.clone(), now).unwrap();
+                end(&mut trickle, &given[0], server, true, now);
+                // By the server's clock, whenever the record was made.
+                until.insert(server, now + LIFE);
+            }
         }
     }
 

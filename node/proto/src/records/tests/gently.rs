@@ -1,6 +1,6 @@
 //! Records that are not new.
 
-use super::super::publish::{MAX_REPUBLISH, PACE};
+use super::super::publish::PACE;
 use super::*;
 
 #[test]
