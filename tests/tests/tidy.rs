@@ -222,8 +222,9 @@ fn dependencies(manifest: &str) -> BTreeMap<String, BTreeMap<String, String>> {
     tables
 }
 
-const PACKAGES: [(&str, &[&str]); 8] = [
+const PACKAGES: [(&str, &[&str]); 9] = [
     ("common", &[]),
+    ("common/timers", &[]),
     ("common/transport", &["common"]),
     ("node/proto", &["common"]),
     ("bootstrap", &["common", "transport"]),
@@ -310,6 +311,7 @@ fn packages_depend_on_each_other_in_one_direction() {
         "tun",
         "rtnetlink",
         "axum",
+        "futures-timer",
     ];
     for package in ["common", "node/proto"] {
         let tables = dependencies(&format!("{package}/Cargo.toml"));
@@ -320,6 +322,20 @@ fn packages_depend_on_each_other_in_one_direction() {
         );
     }
     none("dependencies", &wrong);
+}
+
+/// cargo only warns of a patch that no version fits any more.
+#[test]
+fn the_timers_of_libp2p_are_ours() {
+    let lock = read("Cargo.lock");
+    let packages = lock.split("[[package]]");
+    let those: Vec<_> = packages
+        .filter(|package| package.contains("name = \"futures-timer\""))
+        .collect();
+    assert!(
+        those.len() == 1 && !those[0].contains("source ="),
+        "{those:?}"
+    );
 }
 
 #[test]

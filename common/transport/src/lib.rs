@@ -16,7 +16,6 @@
 //! The first byte decides: bit `0x40` set is QUIC (RFC 9000 §17: the fixed bit), clear is ours. The registry of
 //! our first bytes stands in `docs/protocol.md`.
 
-pub mod alarm;
 pub mod budget;
 pub mod demux;
 pub mod filter;
@@ -46,6 +45,7 @@ mod yamux;
 pub use budget::DialBudget;
 pub use demux::{DatagramHandler, Reader};
 pub use filter::AddressFilter;
+pub use futures_timer::alarm;
 pub use gated::Gated;
 pub use identity::{
     ed25519_from_peer_id, keypair_from_seed, node_id, peer_id, peer_id_from_ed25519,

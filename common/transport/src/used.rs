@@ -18,8 +18,8 @@ use std::{
 };
 
 use futures::{AsyncRead, AsyncWrite, task::AtomicWaker};
+use futures_timer::Delay;
 use libp2p::PeerId;
-use tokio::time::Sleep;
 
 /// Handlers of libp2p want a new connection open for ten seconds (libp2p-relay's `idle_at`). After this they do not.
 const YOUNG: Duration = Duration::from_secs(11);
@@ -68,7 +68,7 @@ enum Young {
     /// It was not polled yet.
     Unknown,
     /// Until this.
-    Until(Pin<Box<Sleep>>),
+    Until(Delay),
     /// Not any more.
     No,
 }
@@ -82,10 +82,10 @@ impl Connection {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) {
         self.task.register(cx.waker());
         if matches!(self.young, Young::Unknown) {
-            self.young = Young::Until(Box::pin(tokio::time::sleep(YOUNG)));
+            self.young = Young::Until(Delay::new(YOUNG));
         }
         if let Young::Until(end) = &mut self.young
-            && end.as_mut().poll(cx).is_ready()
+            && Pin::new(end).poll(cx).is_ready()
         {
             self.young = Young::No;
         }

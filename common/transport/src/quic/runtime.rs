@@ -30,7 +30,7 @@ pub(super) struct QuicRuntime {
 
 impl QuicRuntime {
     pub(super) fn new() -> io::Result<Self> {
-        let alarms = Alarms::start()?;
+        let alarms = Alarms::here()?;
         Ok(Self { alarms })
     }
 }

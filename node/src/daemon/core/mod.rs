@@ -297,7 +297,7 @@ impl Core {
         } = parts;
         let local = Arc::from([]);
         let state = State::default();
-        let alarms = Alarms::start().map_err(|e| {
+        let alarms = Alarms::here().map_err(|e| {
             ApiError::failed(
                 crate::ipc::error::code::FAILED,
                 format_args!("the system gives no timer: {e}"),

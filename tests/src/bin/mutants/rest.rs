@@ -31,8 +31,8 @@ pub(crate) const FAULTS: &[Fault] = &[
         name: "a connection is not looked at when it is young no more",
         edits: &[(
             "common/transport/src/used.rs",
-            "tokio::time::sleep(YOUNG)",
-            "tokio::time::sleep(YOUNG * if FAULT { 100 } else { 1 })",
+            "Delay::new(YOUNG)",
+            "Delay::new(YOUNG * if FAULT { 100 } else { 1 })",
         )],
         finders: &[Finder {
             package: "common/transport",
@@ -143,6 +143,58 @@ pub(crate) const FAULTS: &[Fault] = &[
         finders: &[lib(
             "node/proto",
             "records::tests::gently::what_is_not_new_goes_out_gently_and_what_is_new_does_not",
+        )],
+    },
+    Fault {
+        name: "who does not answer is dialled there once more",
+        edits: &[(
+            "node/src/daemon/swarm/records.rs",
+            ".any(|known| quic_socket_addr(known) != Some(at))",
+            ".any(|known| FAULT || quic_socket_addr(known) != Some(at))",
+        )],
+        finders: &[lib(
+            "node",
+            "daemon::swarm::records::tests::who_does_not_answer_is_dialled_again_only_if_it_may_be_elsewhere",
+        )],
+    },
+    Fault {
+        name: "a timer of libp2p is not set anew",
+        edits: &[(
+            "common/timers/src/lib.rs",
+            "(Some(Timer::Alarm(alarm)), Some(at)) => alarm.reset(at),",
+            "(Some(Timer::Alarm(alarm)), Some(at)) => if !FAULT { alarm.reset(at) },",
+        )],
+        finders: &[lib(
+            "common/timers",
+            "tests::a_delay_that_is_set_anew_while_it_is_waited_for_comes_then",
+        )],
+    },
+    Fault {
+        name: "what a timer of libp2p waits for is forgotten by the kernel's",
+        edits: &[(
+            "common/timers/src/alarm.rs",
+            "            self.arm(&mut due);
+        }
+        ready",
+            "            if !FAULT { self.arm(&mut due); }
+        }
+        ready",
+        )],
+        finders: &[lib(
+            "common/timers",
+            "alarm::tests::whoever_does_not_look_keeps_nobody_waiting",
+        )],
+    },
+    Fault {
+        name: "pings on each connection",
+        edits: &[(
+            "common/transport/src/pings.rs",
+            "has(|part| matches!(part, Protocol::Tcp(_)))",
+            "(FAULT || has(|part| matches!(part, Protocol::Tcp(_))))",
+        )],
+        finders: &[lib(
+            "common/transport",
+            "pings::tests::tcp_is_what_a_nat_has_to_keep",
         )],
     },
     Fault {

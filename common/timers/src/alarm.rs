@@ -10,7 +10,7 @@ use std::{
     io,
     os::fd::{AsFd as _, AsRawFd, RawFd},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -22,7 +22,18 @@ use nix::{
         timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
     },
 };
-use tokio::{io::unix::AsyncFd, task::AbortHandle};
+use tokio::{
+    io::unix::AsyncFd,
+    runtime::{Handle, Id},
+};
+
+/// The alarms of each runtime, for as long as it runs.
+static ALL: Mutex<Vec<(Id, Arc<Alarms>)>> = Mutex::new(Vec::new());
+
+fn all() -> MutexGuard<'static, Vec<(Id, Arc<Alarms>)>> {
+    // Nothing below panics halfway through a change.
+    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The next multiple of `every` after a moment, by the wall clock: the same moment on all machines whose clocks are set.
 #[must_use]
@@ -64,24 +75,35 @@ struct Due {
 pub struct Alarms {
     timer: AsyncFd<Timer>,
     due: Mutex<Due>,
-    task: Mutex<Option<AbortHandle>>,
 }
 
 impl Alarms {
-    /// Must be called inside a tokio runtime, and serves its tasks.
+    /// Those of the tokio runtime inside of which this is called.
     ///
     /// # Errors
     /// When the system has no timer to give.
-    pub fn start() -> io::Result<Arc<Self>> {
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn here() -> io::Result<Arc<Self>> {
+        let runtime = Handle::current().id();
+        let mut all = all();
+        if let Some((_, alarms)) = all.iter().find(|(id, _)| *id == runtime) {
+            return Ok(Arc::clone(alarms));
+        }
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = Timer(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?);
         let alarms = Arc::new(Self {
             timer: register(timer)?,
             due: Mutex::default(),
-            task: Mutex::default(),
         });
-        let task = tokio::spawn(Rings(Arc::downgrade(&alarms)));
-        *alarms.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
+        let rings = Rings {
+            runtime,
+            alarms: Arc::clone(&alarms),
+        };
+        all.push((runtime, Arc::clone(&alarms)));
+        drop(all);
+        tokio::spawn(rings);
         Ok(alarms)
     }
 
@@ -141,15 +163,6 @@ impl Alarms {
     }
 }
 
-impl Drop for Alarms {
-    fn drop(&mut self) {
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(task) = &*task {
-            task.abort();
-        }
-    }
-}
-
 #[expect(
     deprecated,
     reason = "what replaces it is unsafe for the sake of descriptors that are closed meanwhile; this one is owned"
@@ -158,16 +171,24 @@ fn register(timer: Timer) -> io::Result<AsyncFd<Timer>> {
     AsyncFd::new(timer)
 }
 
-/// Waits for the kernel's timer for as long as there are alarms.
-struct Rings(Weak<Alarms>);
+/// Waits for the kernel's timer for as long as the runtime runs.
+struct Rings {
+    runtime: Id,
+    alarms: Arc<Alarms>,
+}
+
+impl Drop for Rings {
+    fn drop(&mut self) {
+        // Another runtime may have the same number later.
+        all().retain(|(id, _)| *id != self.runtime);
+    }
+}
 
 impl Future for Rings {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(alarms) = self.0.upgrade() else {
-            return Poll::Ready(());
-        };
+        let alarms = &self.alarms;
         loop {
             let mut ready = match alarms.timer.poll_read_ready(cx) {
                 Poll::Ready(Ok(ready)) => ready,
@@ -203,11 +224,23 @@ pub struct Alarm {
 impl Alarm {
     /// Comes at another moment instead.
     pub fn reset(&mut self, moment: Instant) {
-        if let Some(key) = self.waiting.take() {
-            // The kernel's timer is set when this is waited for again, which is now.
-            self.alarms.due().wakers.remove(&key);
-        }
+        // The kernel's timer is set when this is waited for again, which is now.
+        let former = match self.waiting.take() {
+            Some(key) => self.alarms.due().wakers.remove(&key),
+            None => None,
+        };
+        drop(former);
         self.moment = moment;
+    }
+
+    /// Is not among those that wait any more. What comes back is to be dropped without the lock: a waker may be the last that
+    /// knows of a task, which may have alarms.
+    fn forget(&mut self) -> Option<Waker> {
+        let key = self.waiting.take()?;
+        let mut due = self.alarms.due();
+        let former = due.wakers.remove(&key);
+        self.alarms.arm(&mut due);
+        former
     }
 }
 
@@ -216,31 +249,28 @@ impl Future for Alarm {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let mut due = this.alarms.due();
         if this.moment <= Instant::now() {
-            if let Some(key) = this.waiting.take() {
-                due.wakers.remove(&key);
-                this.alarms.arm(&mut due);
-            }
+            drop(this.forget());
             return Poll::Ready(());
         }
-        let key = *this.waiting.get_or_insert_with(|| {
-            due.next += 1;
-            (this.moment, due.next)
-        });
-        due.wakers.insert(key, cx.waker().clone());
-        this.alarms.arm(&mut due);
+        let former = {
+            let mut due = this.alarms.due();
+            let key = *this.waiting.get_or_insert_with(|| {
+                due.next += 1;
+                (this.moment, due.next)
+            });
+            let former = due.wakers.insert(key, cx.waker().clone());
+            this.alarms.arm(&mut due);
+            former
+        };
+        drop(former);
         Poll::Pending
     }
 }
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        if let Some(key) = self.waiting.take() {
-            let mut due = self.alarms.due();
-            due.wakers.remove(&key);
-            self.alarms.arm(&mut due);
-        }
+        drop(self.forget());
     }
 }
 
@@ -250,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn alarms_come_in_their_order_and_not_before_their_time() {
-        let alarms = Alarms::start().unwrap();
+        let alarms = Alarms::here().unwrap();
         let start = Instant::now();
         let (sender, mut order) = tokio::sync::mpsc::unbounded_channel();
         for ms in [60_u64, 20, 40] {
@@ -267,8 +297,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_does_not_look_keeps_nobody_waiting() {
+        let alarms = Alarms::here().unwrap();
+        let start = Instant::now();
+        let mut idle = alarms.at(start + Duration::from_millis(10));
+        let mut nobody = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut idle).poll(&mut nobody).is_pending());
+        let other = tokio::spawn(alarms.at(start + Duration::from_millis(40)));
+        let came = tokio::time::timeout(Duration::from_secs(20), other).await;
+        assert!(came.is_ok() && start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[tokio::test]
     async fn an_alarm_that_is_set_anew_or_dropped_does_not_come() {
-        let alarms = Alarms::start().unwrap();
+        let alarms = Alarms::here().unwrap();
         let start = Instant::now();
         let mut early = alarms.at(start + Duration::from_millis(10));
         let dropped = alarms.at(start + Duration::from_millis(5));
