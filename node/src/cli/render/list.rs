@@ -3,7 +3,7 @@
 use super::{
     Look, Sign, Tone, age,
     changed::on_the_doorstep,
-    clean, path_word,
+    clean, path,
     table::{Cell, table},
     units,
 };
@@ -17,6 +17,9 @@ pub(super) enum Ages {
     /// Only when one is getting old.
     Old,
 }
+
+/// The share of packets that a path loses from which on that is worth a word.
+const LOSSY: f64 = 0.01;
 
 /// All networks with all members.
 #[must_use]
@@ -165,6 +168,8 @@ fn row(member: &Member, look: &Look) -> Vec<Cell> {
         look.sign(Sign::Up),
         units::bytes(member.tx_bytes)
     );
+    let lost = member.loss.filter(|share| *share >= LOSSY);
+    let loss = lost.map(|share| format!("{} lost", units::percent(share)));
     vec![
         if member.online {
             Cell::new(name)
@@ -177,12 +182,13 @@ fn row(member: &Member, look: &Look) -> Vec<Cell> {
             Tone::Dim,
             member.ipv6.map(|ip| ip.to_string()).unwrap_or_default(),
         ),
-        Cell::toned(tone, path_word(member)),
+        Cell::toned(tone, path(member, look)),
         Cell::toned(
             Tone::Dim,
             member.endpoint.map(|e| e.to_string()).unwrap_or_default(),
         ),
         Cell::new(member.rtt_ms.map(units::millis).unwrap_or_default()),
+        Cell::toned(Tone::Warn, loss.unwrap_or_default()),
         Cell::toned(
             Tone::Dim,
             if member.rx_bytes + member.tx_bytes == 0 {
@@ -204,12 +210,12 @@ mod tests {
         let text = list(&sample::status().list(), &looks::plain());
         let expected = "\
 lan (owner) · 2 of 3 online
-  ● Küche            198.19.20.30  fd6b:616e:7061:1::2  direct          192.0.2.33:12976     1.23 ms  ↓ 200 MiB  ↑ 1.50 KiB
+  ● Küche            198.19.20.30  fd6b:616e:7061:1::2  direct for 30 min         192.0.2.33:12976     1.23 ms             ↓ 200 MiB  ↑ 1.50 KiB
   ○ lamp             198.19.77.1   fd6b:616e:7061:1::3  offline
-  ● サーバー  owner                fd6b:616e:7061:1::4  relay via lamp  [2001:db8::9]:12975  48.7 ms  ↓ 12 B  ↑ 34 B
+  ● サーバー  owner                fd6b:616e:7061:1::4  relay via lamp for 2 min  [2001:db8::9]:12975  48.7 ms  12 % lost  ↓ 12 B  ↑ 34 B
 
 office · 1 of 1 online
-  ● Küche  198.19.20.30  fd6b:616e:7061:1::2  direct  192.0.2.33:12976  1.23 ms  ↓ 200 MiB  ↑ 1.50 KiB
+  ● Küche  198.19.20.30  fd6b:616e:7061:1::2  direct for 30 min  192.0.2.33:12976  1.23 ms  ↓ 200 MiB  ↑ 1.50 KiB
 ";
         assert_eq!(text, expected);
     }
@@ -266,7 +272,7 @@ office · 1 of 1 online
         net.approval = true;
         let expected = "\
 lan (owner, locked, manual approval) · 1 of 1 online
-  ● Küche  198.19.20.30  fd6b:616e:7061:1::2  direct                192.0.2.33:12976  1.23 ms  ↓ 200 MiB  ↑ 1.50 KiB
+  ● Küche  198.19.20.30  fd6b:616e:7061:1::2  direct for 30 min     192.0.2.33:12976  1.23 ms  ↓ 200 MiB  ↑ 1.50 KiB
   ? lamp   198.19.77.1   fd6b:616e:7061:1::3  waiting for approval
     kanpachi approve lan 092-333-444   or   kanpachi reject lan 092-333-444
 ";

@@ -166,6 +166,15 @@ fn path_word(member: &Member) -> String {
     }
 }
 
+/// How a member is reached, and for how long already.
+fn path(member: &Member, look: &Look) -> String {
+    let word = path_word(member);
+    match member.path_since.filter(|_| member.path.is_some()) {
+        Some(since) => format!("{word} {}", look.lasting(since)),
+        None => word,
+    }
+}
+
 /// Text from elsewhere, without anything that moves a cursor, rings a bell or turns the line around.
 #[must_use]
 pub fn clean(text: &str) -> String {

@@ -1,6 +1,6 @@
 //! `kanpachi peer`: one member in full.
 
-use super::{Look, Sign, Tone, clean, path_word, table::pairs, units};
+use super::{Look, Sign, Tone, clean, path, table::pairs, units};
 use crate::ipc::api::{AddressSource, Member, PeerReply};
 
 /// All about one member.
@@ -58,14 +58,6 @@ pub fn peer(reply: &PeerReply, look: &Look) -> String {
         ("node id", clean(&member.node_id)),
     ];
     head + &pairs("  ", &facts, look)
-}
-
-fn path(member: &Member, look: &Look) -> String {
-    let word = path_word(member);
-    match member.path_since.filter(|_| member.path.is_some()) {
-        Some(since) => format!("{word} {}", look.lasting(since)),
-        None => word,
-    }
 }
 
 /// Where it may be reached, one address a line, with the source and how long ago that said so.
