@@ -9,6 +9,7 @@
 //! - [`relay_client`]: the asking end of circuit relay, which must not end the swarm;
 //! - [`streams`]: streams by protocol name, none of which is lost when many come at once;
 //! - [`pinned`]: streams on a connection of one's choice;
+//! - [`pings`]: liveness of TCP connections, which NATs forget;
 //! - [`routing`]: how much of where a peer is goes into the routing table of the DHT;
 //! - [`alarm`]: timers that wake a thread no oftener than they have to;
 //! - [`observed`], [`remotes`], [`filter`], [`identity`], [`resolve`]: small parts that every swarm here needs.
