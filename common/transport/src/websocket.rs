@@ -9,6 +9,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use futures::{AsyncRead, AsyncWrite, FutureExt as _, Sink, Stream, future::BoxFuture};
@@ -18,6 +19,7 @@ use libp2p::{
     multiaddr::Protocol,
     tcp::tokio::TcpStream as Plain,
 };
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     WebSocketStream, accept_async_with_config, client_async_with_config,
@@ -30,6 +32,9 @@ use crate::proxy::{ProxiedTcp, socket_addr};
 const WRITE: usize = 16 << 10;
 /// A longer message than this is not ours.
 const MAX_MESSAGE: usize = 64 << 10;
+/// A connection on which what was sent is not acknowledged for so long is dead (RFC 5482). The system itself gives it up after a
+/// quarter of an hour: a node that is on another network by then would write on it until then.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// What HTTP begins with.
 const HTTP: u8 = b'G';
 
@@ -73,6 +78,7 @@ impl Carrier {
 
     /// Finds out what somebody who connected speaks.
     async fn accept(stream: Plain) -> io::Result<Self> {
+        let stream = mortal(stream)?;
         let mut first = [0];
         let there = stream.0.peek(&mut first).await?;
         if there == 0 || first != [HTTP] {
@@ -185,6 +191,12 @@ impl AsyncWrite for Carrier {
     }
 }
 
+/// A stream that ends when the other end is not there any more.
+fn mortal(stream: Plain) -> io::Result<Plain> {
+    SockRef::from(&stream.0).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(stream)
+}
+
 /// TCP that is heard and spoken both ways.
 pub(crate) struct Carried {
     inner: ProxiedTcp,
@@ -231,10 +243,10 @@ impl Transport for Carried {
     ) -> Result<Self::Dial, TransportError<io::Error>> {
         let Some((tcp, to)) = without_ws(&addr).zip(socket_addr(&addr)) else {
             let dial = self.inner.dial(addr, opts)?;
-            return Ok(async { Ok(Carrier::Plain(dial.await?)) }.boxed());
+            return Ok(async { Ok(Carrier::Plain(mortal(dial.await?)?)) }.boxed());
         };
         let dial = self.inner.dial(tcp, opts)?;
-        Ok(async move { Carrier::ask(dial.await?, to).await }.boxed())
+        Ok(async move { Carrier::ask(mortal(dial.await?)?, to).await }.boxed())
     }
 
     fn poll(
@@ -251,7 +263,52 @@ impl Transport for Carried {
 
 #[cfg(test)]
 mod tests {
+    use futures::{AsyncWriteExt as _, future};
+    use libp2p::{
+        core::{Endpoint, transport::PortUse},
+        tcp,
+    };
+
     use super::*;
+
+    #[tokio::test]
+    async fn no_connection_outlives_the_other_end_for_long() {
+        let tcp = || tcp::tokio::Transport::new(tcp::Config::default());
+        let carried = || Carried::new(ProxiedTcp::new(tcp(), None));
+        let (mut server, mut client) = (carried(), carried());
+        let any = "/ip4/127.0.0.1/tcp/0".parse().unwrap();
+        server.listen_on(ListenerId::next(), any).unwrap();
+        let mut server = Pin::new(&mut server);
+        let mut next = async || future::poll_fn(|cx| server.as_mut().poll(cx)).await;
+        let TransportEvent::NewAddress { listen_addr, .. } = next().await else {
+            panic!("no address");
+        };
+        let options = DialOpts {
+            role: Endpoint::Dialer,
+            port_use: PortUse::New,
+        };
+        let dial = client.dial(listen_addr, options).unwrap();
+        let accept = async {
+            loop {
+                if let TransportEvent::Incoming { upgrade, .. } = next().await {
+                    return upgrade.await;
+                }
+            }
+        };
+        let speak = async {
+            let mut dialled = dial.await?;
+            // Whoever listens looks at the first byte.
+            dialled.write_all(b"x").await?;
+            Ok::<_, io::Error>(dialled)
+        };
+        for carrier in [speak.await, accept.await] {
+            let Carrier::Plain(stream) = carrier.unwrap() else {
+                panic!("a WebSocket");
+            };
+            let limit = SockRef::from(&stream.0).tcp_user_timeout().unwrap();
+            assert_eq!(limit, Some(UNACKNOWLEDGED));
+        }
+    }
 
     #[test]
     fn only_an_address_that_says_so_is_a_websocket() {
