@@ -99,6 +99,10 @@ pub(crate) const FAULTS: &[Fault] = &[
                 "show5_rekey_under_load",
                 "packets_arrive_once_unaltered_and_without_a_gap_across_rekeys",
             ),
+            lab(
+                "loss_show2",
+                "every_pair_connects_at_thirty_percent_loss_and_nothing_comes_twice",
+            ),
         ],
     },
     Fault {

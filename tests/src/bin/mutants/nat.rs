@@ -314,4 +314,44 @@ pub(crate) const FAULTS: &[Fault] = &[
             ),
         ],
     },
+    Fault {
+        name: "a TCP connection outlives the other end",
+        edits: &[(
+            "common/transport/src/websocket.rs",
+            "set_tcp_user_timeout(Some(UNACKNOWLEDGED))",
+            "set_tcp_user_timeout(Some(UNACKNOWLEDGED).filter(|_| !FAULT))",
+        )],
+        finders: &[lib(
+            "common/transport",
+            "websocket::tests::no_connection_outlives_the_other_end_for_long",
+        )],
+    },
+    Fault {
+        name: "a path that was cut is waited for",
+        edits: &[(
+            "node/proto/src/path/set.rs",
+            "} else {
+            FAILOVER_AFTER
+        }",
+            "} else {
+            FAILOVER_AFTER * if FAULT { 20 } else { 1 }
+        }",
+        )],
+        finders: &[lab(
+            "relay_show3",
+            "a_cut_path_is_replaced_by_a_relay_and_a_dead_relay_by_the_next",
+        )],
+    },
+    Fault {
+        name: "each relay is as good as another",
+        edits: &[(
+            "node/proto/src/path/address.rs",
+            "rtt + loss + preference(self.addr, self.kind)",
+            "if FAULT { 0 } else { rtt + loss + preference(self.addr, self.kind) }",
+        )],
+        finders: &[lab(
+            "relay_show7",
+            "the_nearest_of_three_relays_is_chosen_every_time_and_an_order_is_obeyed",
+        )],
+    },
 ];
