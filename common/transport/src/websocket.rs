@@ -32,7 +32,8 @@ use crate::proxy::{ProxiedTcp, socket_addr};
 const WRITE: usize = 16 << 10;
 /// A longer message than this is not ours.
 const MAX_MESSAGE: usize = 64 << 10;
-/// A connection on which what was sent is not acknowledged for so long is dead (RFC 5482). The system itself gives it up after a
+/// A connection on which what was sent is not acknowledged for so long is dead (RFC 5482), and so is one whose other end takes nothing
+/// for so long; behind a proxy that is the proxy. The system itself gives it up after a
 /// quarter of an hour: a node that is on another network by then would write on it until then.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// What HTTP begins with.
@@ -287,8 +288,9 @@ mod tests {
             role: Endpoint::Dialer,
             port_use: PortUse::New,
         };
+        let web = listen_addr.clone().with(Protocol::Ws("/".into()));
         let dial = client.dial(listen_addr, options).unwrap();
-        let accept = async {
+        let mut accept = async || {
             loop {
                 if let TransportEvent::Incoming { upgrade, .. } = next().await {
                     return upgrade.await;
@@ -301,12 +303,20 @@ mod tests {
             dialled.write_all(b"x").await?;
             Ok::<_, io::Error>(dialled)
         };
-        for carrier in [speak.await, accept.await] {
+        let limit = |stream: &TcpStream| SockRef::from(stream).tcp_user_timeout().unwrap();
+        for carrier in [speak.await, accept().await] {
             let Carrier::Plain(stream) = carrier.unwrap() else {
                 panic!("a WebSocket");
             };
-            let limit = SockRef::from(&stream.0).tcp_user_timeout().unwrap();
-            assert_eq!(limit, Some(UNACKNOWLEDGED));
+            assert_eq!(limit(&stream.0), Some(UNACKNOWLEDGED));
+        }
+        let web = client.dial(web, options).unwrap();
+        let (dialled, accepted) = futures::join!(web, accept());
+        for carrier in [dialled, accepted] {
+            let Carrier::Web(web) = carrier.unwrap() else {
+                panic!("no WebSocket");
+            };
+            assert_eq!(limit(web.messages.get_ref()), Some(UNACKNOWLEDGED));
         }
     }
 
