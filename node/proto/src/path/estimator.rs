@@ -14,6 +14,10 @@ impl Estimator {
     /// What was known before is doubted only as far as it can not be true.
     pub fn answered(&mut self, took: Duration, idle: Duration) {
         let rtt = self.nearest(took, idle);
+        if self.rtt.is_none() {
+            // What was lost before says how long it took to get through, not what the path loses.
+            self.loss = 0.0;
+        }
         self.rtt = Some(self.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
         self.loss -= self.loss / 16.0;
     }
@@ -45,6 +49,18 @@ impl Estimator {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_knocked_in_vain_is_no_loss_of_the_path() {
+        let mut estimator = Estimator::default();
+        (0..8).for_each(|_| estimator.lost());
+        assert!(estimator.loss() > 0.3);
+        estimator.answered(Duration::from_millis(20), Duration::ZERO);
+        assert_eq!(estimator.loss(), 0.0);
+        estimator.lost();
+        estimator.answered(Duration::from_millis(20), Duration::ZERO);
+        assert!(estimator.loss() > 0.05);
+    }
 
     #[test]
     fn approaches_what_is_measured() {

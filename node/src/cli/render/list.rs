@@ -18,8 +18,8 @@ pub(super) enum Ages {
     Old,
 }
 
-/// The share of packets that a path loses from which on that is worth a word.
-const LOSSY: f64 = 0.01;
+/// The share of probes that a path loses from which on that is worth a word: more than one of the last sixteen.
+const LOSSY: f64 = 0.1;
 
 /// All networks with all members.
 #[must_use]
