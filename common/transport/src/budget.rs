@@ -53,6 +53,8 @@ struct Member {
     allowance: Allowance,
     /// It has answered there, the last first.
     met: VecDeque<SocketAddr>,
+    /// A tunnel to it was up there last. That it answers there is not said by that.
+    up: Option<SocketAddr>,
     /// Where in its list it is dialled next, if that is not everywhere.
     turn: usize,
 }
@@ -160,10 +162,19 @@ impl DialBudget {
         out
     }
 
-    /// Where a member has answered last.
+    /// Where a member is to be dialled that is dialled at one address: where a tunnel was up last, or where it has answered last.
     #[must_use]
-    pub fn last_met(&self, peer: &PeerId) -> Option<SocketAddr> {
-        self.peers().members.get(peer)?.met.front().copied()
+    pub fn likely(&self, peer: &PeerId) -> Option<SocketAddr> {
+        let peers = self.peers();
+        let member = peers.members.get(peer)?;
+        member.up.or_else(|| member.met.front().copied())
+    }
+
+    /// A tunnel to a member is up there. It is not dialled for nothing there for that.
+    pub fn note_up(&self, peer: &PeerId, at: SocketAddr) {
+        if let Some(member) = self.peers().members.get_mut(peer) {
+            member.up = Some(at);
+        }
     }
 
     /// A member was met at these addresses: its tunnel was up there.
@@ -397,6 +408,20 @@ mod tests {
         assert_eq!(dial(&mut transport, addr(6, member)), (true, true));
         // Somebody else who answers gives nothing back.
         let out = (0..100).filter(|_| dial(&mut transport, addr(5, thief)).0);
+        assert_eq!(out.count(), MOST as usize);
+    }
+
+    #[test]
+    fn where_a_tunnel_is_up_a_member_is_likely_and_not_dialled_for_nothing() {
+        let member = PeerId::random();
+        let mut transport = transport(vec![(at(5), member)], &[member]);
+        assert_eq!(transport.budget.likely(&member), None);
+        dial(&mut transport, addr(5, member));
+        assert_eq!(transport.budget.likely(&member), Some(at(5)));
+        // Who forges one packet of its tunnel can have it said to be anywhere.
+        transport.budget.note_up(&member, at(9));
+        assert_eq!(transport.budget.likely(&member), Some(at(9)));
+        let out = (0..100).filter(|_| dial(&mut transport, addr(9, member)).0);
         assert_eq!(out.count(), MOST as usize);
     }
 

@@ -76,7 +76,7 @@ impl Core {
         book.note(peer, Origin::Tunnel, [plain(endpoint)], wall);
         self.remember(&peer, &[endpoint]);
         if let Some(session) = &self.state.session {
-            session.swarm.note_met(peer, endpoint);
+            session.swarm.note_up(peer, endpoint);
         }
     }
 

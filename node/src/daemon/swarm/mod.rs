@@ -3,6 +3,7 @@
 
 mod addresses;
 mod backlog;
+mod calls;
 mod cut;
 mod dial;
 mod direct;
@@ -166,8 +167,8 @@ impl Handle {
     }
 
     /// A tunnel to a member is up there.
-    pub(super) fn note_met(&self, node: NodeId, at: SocketAddr) {
-        self.budget.note_met(&peer_id(node), &[at]);
+    pub(super) fn note_up(&self, node: NodeId, at: SocketAddr) {
+        self.budget.note_up(&peer_id(node), at);
     }
 }
 

@@ -10,20 +10,20 @@ use kanpachi_common::{Hash, NodeId};
 use kanpachi_proto::records::{Action, Query};
 use kanpachi_transport::{node_id, peer_id, routing};
 use libp2p::{
-    Multiaddr, PeerId,
+    PeerId,
     kad::{
         self, GetRecordOk, InboundRequest, ProgressStep, QueryId, QueryResult, Quorum, Record,
         RecordKey,
         store::{MemoryStore, RecordStore as _},
     },
-    swarm::{ConnectionId, dial_opts::DialOpts},
+    swarm::ConnectionId,
 };
 
 use tokio::task::AbortHandle;
 
 use super::{
     Event, Task,
-    addresses::quic_socket_addr,
+    calls::Call,
     trickle::{Given, Offer, Trickle},
 };
 
@@ -91,16 +91,9 @@ pub(super) struct Dht {
     gets: HashMap<Query, Get>,
     pub(super) servers: BTreeSet<PeerId>,
     offers: HashMap<PeerId, (u32, Instant)>,
-    trickle: Trickle,
-    calls: HashMap<ConnectionId, Call>,
-}
-
-/// A server that is being dialled at one address.
-#[derive(Debug)]
-struct Call {
-    server: PeerId,
-    at: SocketAddr,
-    given: Vec<Given>,
+    pub(super) trickle: Trickle,
+    /// What servers are given that are being dialled at one address.
+    pub(super) calls: HashMap<ConnectionId, Call>,
 }
 
 impl Dht {
@@ -148,13 +141,6 @@ fn whom(
     }
     bootstraps.extend(nearest);
     bootstraps
-}
-
-/// Is an address known that is not this one?
-fn is_elsewhere(known: &[Multiaddr], at: SocketAddr) -> bool {
-    known
-        .iter()
-        .any(|known| quic_socket_addr(known) != Some(at))
 }
 
 fn key_of(hash: &Hash) -> RecordKey {
@@ -309,53 +295,8 @@ impl Task {
         }
     }
 
-    /// Gives a server records where it has answered last. A put dials all of its addresses at once, which are as many handshakes
-    /// for one connection.
-    fn call(&mut self, server: PeerId, given: Vec<Given>) {
-        let met = self.budget.last_met(&server);
-        let Some(at) = met.filter(|_| !self.swarm.is_connected(&server)) else {
-            return self.put_to(server, given, false);
-        };
-        let options = DialOpts::peer_id(server).addresses(vec![super::quic_addr(at)]);
-        let options = options.build();
-        let connection = options.connection_id();
-        match self.swarm.dial(options) {
-            Ok(()) => {
-                let call = Call { server, at, given };
-                self.dht.calls.insert(connection, call);
-            }
-            // It is being dialled already, or is not to be.
-            Err(_) => self.put_to(server, given, false),
-        }
-    }
-
-    /// A connection is there, or will not be. Who was not there is looked for at its other addresses; `true` if it is.
-    pub(super) fn handle_called(&mut self, connection: ConnectionId, connected: bool) -> bool {
-        let Some(mut call) = self.dht.calls.remove(&connection) else {
-            return false;
-        };
-        // A round with news, or the end of a network, may have come meanwhile.
-        call.given.retain(|given| self.dht.trickle.is_newest(given));
-        let known = routing::known(self.kad(), &call.server);
-        if connected || is_elsewhere(&known, call.at) {
-            let dialled = !connected && !call.given.is_empty();
-            self.put_to(call.server, call.given, false);
-            return dialled;
-        }
-        for Given { record, number } in call.given {
-            let offer = Offer {
-                key: record.key,
-                number,
-                servers: vec![call.server],
-                at_once: false,
-            };
-            self.end_offer(&offer, &[]);
-        }
-        false
-    }
-
     /// Of those to whom a record was offered these took it.
-    fn end_offer(&mut self, offer: &Offer, taken: &[PeerId]) {
+    pub(super) fn end_offer(&mut self, offer: &Offer, taken: &[PeerId]) {
         let came = (self.dht.trickle).ended(offer, taken, crate::clock::now());
         for server in came {
             self.give(server, false);
@@ -387,7 +328,7 @@ impl Task {
         (&mut behaviour.for_known.inner_mut().kad, trickle)
     }
 
-    fn put_to(&mut self, server: PeerId, given: Vec<Given>, at_once: bool) {
+    pub(super) fn put_to(&mut self, server: PeerId, given: Vec<Given>, at_once: bool) {
         for Given { record, number } in given {
             tracing::debug!(%server, "a record goes out to one");
             self.put_after(record, number, vec![server], at_once);
@@ -574,25 +515,6 @@ impl Task {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn who_does_not_answer_is_dialled_again_only_if_it_may_be_elsewhere() {
-        let at = |text: &str| -> Multiaddr { text.parse().unwrap() };
-        let called = "192.0.2.1:12975".parse().unwrap();
-        let peer = PeerId::random();
-        let same = at("/ip4/192.0.2.1/udp/12975/quic-v1")
-            .with_p2p(peer)
-            .unwrap();
-        assert!(!is_elsewhere(&[], called));
-        assert!(!is_elsewhere(std::slice::from_ref(&same), called));
-        for other in [
-            "/ip4/192.0.2.1/udp/12976/quic-v1",
-            "/ip6/2001:db8::1/udp/12975/quic-v1",
-            "/ip4/192.0.2.1/tcp/12975",
-        ] {
-            assert!(is_elsewhere(&[same.clone(), at(other)], called), "{other}");
-        }
-    }
 
     #[test]
     fn what_is_not_new_goes_to_the_bootstraps_or_to_a_few() {

@@ -26,6 +26,11 @@ impl Sightings {
         of_peer.truncate(MAX_OF_ONE);
     }
 
+    /// Was it seen?
+    pub(super) fn has(&self, peer: &PeerId) -> bool {
+        self.0.contains_key(peer)
+    }
+
     /// It is there no more.
     pub(super) fn forget(&mut self, peer: &PeerId, addr: SocketAddr) {
         if let Some(of_peer) = self.0.get_mut(peer) {

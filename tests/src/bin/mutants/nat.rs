@@ -351,7 +351,7 @@ pub(crate) const FAULTS: &[Fault] = &[
         )],
         finders: &[lab(
             "relay_show7",
-            "the_nearest_of_three_relays_is_chosen_every_time_and_an_order_is_obeyed",
+            "data_leaves_the_nearest_relay_when_another_has_become_nearer",
         )],
     },
 ];

@@ -148,13 +148,13 @@ pub(crate) const FAULTS: &[Fault] = &[
     Fault {
         name: "who does not answer is dialled there once more",
         edits: &[(
-            "node/src/daemon/swarm/records.rs",
+            "node/src/daemon/swarm/calls.rs",
             ".any(|known| quic_socket_addr(known) != Some(at))",
             ".any(|known| FAULT || quic_socket_addr(known) != Some(at))",
         )],
         finders: &[lib(
             "node",
-            "daemon::swarm::records::tests::who_does_not_answer_is_dialled_again_only_if_it_may_be_elsewhere",
+            "daemon::swarm::calls::tests::who_does_not_answer_is_dialled_again_only_if_it_may_be_elsewhere",
         )],
     },
     Fault {
